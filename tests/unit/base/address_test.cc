@@ -1,0 +1,37 @@
+#include "common/base/address.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+namespace ebb {
+namespace {
+
+TEST(IpAddress, FoldsMappedIpv6IntoIpv4) {
+  const auto ip = IpAddress::parse("::ffff:10.0.0.1");
+  ASSERT_TRUE(ip);
+  EXPECT_FALSE(ip->v6);
+  EXPECT_EQ(ip->text(), "10.0.0.1");
+}
+
+TEST(ParseHost, RemovesBracketsAndKeepsNames) {
+  EXPECT_EQ(host_text(parse_host("[::1]")), "::1");
+  EXPECT_TRUE(std::holds_alternative<std::string>(parse_host("portal of mine")));
+  EXPECT_EQ(host_text(parse_host(" 127.0.0.1 ")), "127.0.0.1");
+}
+
+TEST(Target, PrintsAsTheAccessLogDoes) {
+  EXPECT_EQ((Target{Network::tcp, parse_host("::1"), 80}).text(), "tcp:[::1]:80");
+  EXPECT_EQ((Target{Network::udp, Host{std::string("x.test")}, 0}).text(), "udp:x.test:0");
+}
+
+TEST(Endpoint, SurvivesTheKernelsForm) {
+  for (const char* text : {"127.0.0.2", "2001:db8::1"}) {
+    const Endpoint in{*IpAddress::parse(text), 4711};
+    sockaddr_storage storage;
+    endpoint_to(in, storage);
+    EXPECT_EQ(endpoint_from(reinterpret_cast<sockaddr*>(&storage)), in);
+  }
+}
+
+}  // namespace
+}  // namespace ebb
