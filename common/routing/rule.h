@@ -19,12 +19,12 @@ struct PortRange {
 
 /// One `routing.rules[]` element. nullopt = no such condition; a present empty list is a condition that never matches.
 struct Rule {
-  std::optional<std::vector<std::string>> domains;       // as written: "full:x.test", "domain:…", "regexp:…", …
-  std::optional<std::vector<std::string>> ips;           // "10.0.0.0/8", "!1.1.1.1", …
+  std::optional<std::vector<std::string>> domains;  // as written: "full:x.test", "domain:…", "regexp:…", …
+  std::optional<std::vector<std::string>> ips;      // "10.0.0.0/8", "!1.1.1.1", …
   std::optional<std::vector<PortRange>> ports;
   std::optional<std::vector<PortRange>> source_ports;
   std::optional<std::vector<Network>> networks;
-  std::optional<std::vector<std::string>> sources;       // IP patterns over the peer's address
+  std::optional<std::vector<std::string>> sources;  // IP patterns over the peer's address
   std::optional<std::vector<std::string>> users;
   std::optional<std::vector<std::string>> inbound_tags;
   std::string outbound_tag;
