@@ -1,0 +1,95 @@
+// The bridge's end of one tunnel: recognises the portal's control stream under any name, obeys it, answers a hello;
+// everything else is a user stream. Sans-IO: bytes in, bytes out, time as an argument.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/time.h"
+#include "common/protocol/mux/session.h"
+#include "common/reverse/control.h"
+#include "common/reverse/tunnel.h"
+
+namespace ebb::reverse {
+
+struct BridgeTunnelSettings {
+  std::string domain;  // the bridge's own; a New for it is refused (spec/reverse.md 4.6)
+  bool answer_hello = true;
+  Hello hello;                      // what we say of ourselves; max_data 0 = 65535
+  std::uint64_t seed = 0;           // padding
+  std::size_t max_streams = 65000;  // live streams
+  /// VLESS reverse: the New frames carry source and local address, garbage there is fatal.
+  bool source_local = false;
+};
+
+class BridgeTunnel {
+ public:
+  enum class State : std::uint8_t { active, draining, dead };
+  static constexpr auto kDrainedIdle = std::chrono::seconds(60);
+
+  BridgeTunnel(BridgeTunnelSettings settings, TimePoint now);
+
+  /// Tunnel bytes from the portal. `events` sees user streams only. An error means the tunnel is dead. Append
+  /// take_output() to the tunnel's output afterwards, and look at state(): it may have become draining.
+  Decoded<> feed(ConstSpan in, TimePoint now, mux::SessionEvents& events);
+  void tick(TimePoint now);
+  TimePoint next_deadline() const;
+  Bytes take_output() { return session_.take_output(); }
+  bool has_output() const { return session_.has_output(); }
+
+  /// The local side forgets the stream after writing its End.
+  void close(StreamId stream, TimePoint now);
+  void set_user(StreamId stream, void* user) { session_.set_user(stream, user); }
+  /// Reports on_end(error) for every user stream and forgets them all.
+  void abort_streams(mux::SessionEvents& events);
+
+  State state() const { return state_; }
+  TunnelEnd end() const { return end_; }
+  /// All sessions, control included: what the "more than 16" rule counts.
+  std::size_t sessions() const { return session_.live_streams(); }
+  std::size_t user_streams() const { return session_.live_streams() - control_ids_.size(); }
+  /// The name the portal's control stream came under; empty before.
+  const std::string& control_name() const { return control_name_; }
+  const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own portal
+  SendLimits send_limits() const { return send_limits_; }
+  const mux::Session& session() const { return session_; }
+  Duration rtt() const { return liveness_.rtt(); }
+  std::uint64_t refused_own_domain() const { return refused_own_domain_; }
+  std::uint64_t bad_control() const { return bad_control_; }
+
+  /// Planned restart: tells our own portal to choose another tunnel. False towards a stock portal, which cannot be told
+  /// (and is not written to).
+  bool announce_restart();
+  /// Tell when the transport is not read because of back-pressure: silence proves nothing then.
+  void set_reading(bool reading, TimePoint now) { liveness_.set_reading(reading, now); }
+
+ private:
+  struct Inner;  // sorts control streams from user streams
+
+  void on_open(StreamId stream, const Target& target, ConstSpan trailing, mux::SessionEvents& events);
+  void on_control(StreamId stream, ConstSpan payload);
+  void answer_hello(StreamId stream);
+  void note_sessions(TimePoint now);
+  bool is_control(StreamId stream) const;
+  void die(TunnelEnd why);
+
+  BridgeTunnelSettings settings_;
+  mux::Session session_;
+  Padding padding_;
+  Liveness liveness_;
+  State state_ = State::active;
+  TunnelEnd end_ = TunnelEnd::none;
+  std::vector<StreamId> control_ids_;     // live control streams; bounded
+  std::optional<StreamId> hello_stream_;  // where we answered, and may write
+  bool hello_answered_ = false;
+  std::string control_name_;
+  std::optional<Hello> peer_hello_;
+  SendLimits send_limits_;
+  TimePoint empty_since_;  // TimePoint::max() while a session is live
+  std::uint64_t refused_own_domain_ = 0;
+  std::uint64_t bad_control_ = 0;
+};
+
+}  // namespace ebb::reverse

@@ -1,0 +1,73 @@
+// What both ends of a tunnel share: why it ended, which bytes we may send, when the peer counts as dead.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string_view>
+
+#include "common/base/bytes.h"
+#include "common/base/time.h"
+#include "common/protocol/mux/frame.h"
+#include "common/reverse/control.h"
+
+namespace ebb::reverse {
+
+enum class TunnelEnd : std::uint8_t {
+  none,          // alive
+  fatal_frame,   // the peer broke the frame format
+  unresponsive,  // no byte for 10 s, and none within 15 s after a ping
+  idle,          // no session for long
+  drained,       // drained, replaced and empty
+  spent,         // all 65000 ids used and no stream left
+};
+std::string_view name_of(TunnelEnd end);
+
+/// Largest data parts we may write to this peer, bytes.
+struct SendLimits {
+  std::size_t max_data = mux::kMaxData;
+  std::size_t max_datagram = mux::kMaxDatagram;
+};
+/// Limits towards a peer that sent a hello: what it announced, never below what everybody takes.
+SendLimits limits_from(const Hello& hello);
+
+/// Padding source: a small generator seeded by the owner. Not for secrets.
+class Padding {
+ public:
+  explicit Padding(std::uint64_t seed) : state_(seed) {}
+  /// 1..63 bytes, never empty, so that a beat is never skipped (spec/reverse.md 2.2, 8.5).
+  Bytes next();
+
+ private:
+  std::uint64_t draw();
+  std::uint64_t state_;
+};
+
+/// Ping after 10 s of silence, dead 15 s after an unanswered one (spec/reverse.md 8.4). Any byte is an answer.
+class Liveness {
+ public:
+  static constexpr auto kQuiet = std::chrono::seconds(10);
+  static constexpr auto kPatience = std::chrono::seconds(15);
+  static constexpr auto kSuspect = std::chrono::seconds(5);  // unanswered for so long: no new streams
+
+  explicit Liveness(TimePoint now) : heard_(now) {}
+  void heard(TimePoint now);
+  /// We do not read the tunnel (back-pressure): silence proves nothing.
+  void set_reading(bool reading, TimePoint now);
+  /// True once when a ping is due; the caller sends it.
+  bool ping_due(TimePoint now);
+  void ping_answered(TimePoint now);
+  bool dead(TimePoint now) const;
+  bool suspect(TimePoint now) const;
+  TimePoint next_deadline() const;       // TimePoint::max() while not reading
+  Duration rtt() const { return rtt_; }  // of the last answered ping; 0 = none yet
+
+ private:
+  TimePoint heard_;
+  TimePoint ping_sent_{};
+  bool waiting_ = false;     // a ping is out and nothing came since
+  bool answer_due_ = false;  // a ping is out and its own answer has not come
+  bool reading_ = true;
+  Duration rtt_{};
+};
+
+}  // namespace ebb::reverse
