@@ -1,0 +1,106 @@
+"""A TCP proxy between bridge and portal that notes when how many bytes went which way, without understanding them."""
+
+import contextlib
+import socket
+import threading
+import time
+
+from . import origin, ports
+
+UP, DOWN = "up", "down"  # bridge to portal, portal to bridge
+
+
+class Link:
+    """One tunnel as seen on the wire. `events`: (time.monotonic(), UP or DOWN, bytes; 0 = end of stream)."""
+
+    def __init__(self, dialler: socket.socket, listener: socket.socket):
+        self.opened, self.closed_by = time.monotonic(), ""  # UP: the bridge ended first; DOWN: the portal did
+        self.closed = 0.0
+        self.events: list[tuple[float, str, int]] = []
+        self.sockets = {UP: dialler, DOWN: listener}  # where bytes of that direction come from
+
+    def total(self, way: str) -> int:
+        return sum(n for _, w, n in list(self.events) if w == way)
+
+    def times(self, way: str) -> list[float]:
+        return [t for t, w, n in list(self.events) if w == way and n]
+
+    def alive(self) -> bool:
+        return not self.closed
+
+    def cut(self) -> None:
+        """Resets both sides, as a broken path would."""
+        for sock in self.sockets.values():
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+class Tap:
+    """Listens on `port`, dials `target` per connection. Down-stream bytes wait while `hold_down` is set."""
+
+    def __init__(self, target: int):
+        self.port, self._target = ports.free_port(), target
+        self.links: list[Link] = []
+        self._flow = threading.Event()
+        self._flow.set()
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", self.port))
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold_down(self) -> None:
+        self._flow.clear()
+
+    def release_down(self) -> None:
+        self._flow.set()
+
+    def alive(self) -> list[Link]:
+        return [link for link in self.links if link.alive()]
+
+    def stop(self) -> None:
+        self._flow.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for link in self.links:
+            link.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                dialler, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                portal = socket.create_connection(("127.0.0.1", self._target), 5)
+            except OSError:
+                origin.reset(dialler)
+                continue
+            link = Link(dialler, portal)
+            for sock in (dialler, portal):
+                sock.settimeout(None)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.links.append(link)
+            for way in (UP, DOWN):
+                threading.Thread(target=self._pump, args=(link, way), daemon=True).start()
+
+    def _pump(self, link: Link, way: str) -> None:
+        source, sink = link.sockets[way], link.sockets[DOWN if way == UP else UP]
+        buffer = memoryview(bytearray(1 << 18))
+        try:
+            while got := source.recv_into(buffer):
+                link.events.append((time.monotonic(), way, got))
+                if way == DOWN:
+                    self._flow.wait(60)
+                sink.sendall(buffer[:got])
+        except OSError:
+            pass
+        if not link.closed:
+            link.closed, link.closed_by = time.monotonic(), way
+        link.events.append((time.monotonic(), way, 0))
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+        if way == DOWN:
+            with contextlib.suppress(OSError):  # a portal that is gone takes no more bytes either
+                source.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Runs the tests that start real programs: each test in a process of its own, harmless ones side by side.
+
+    python3 tests/support/run.py [--jobs N] [--self-check] [--list] [FILTER ...]
+
+FILTER: part of a test's name (`interop.test_seeds`, `A5`); several = any of them. EBBGATE_BIN names the binary.
+--self-check lets V2Ray play our part as well, which proves the harness. Exit status: 0 all passed, 1 not, 2 none found.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+SUPPORT = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(SUPPORT)
+sys.path[:0] = [SUPPORT, TESTS]
+
+from ebbtest import procfs  # noqa: E402
+
+_LIMIT_S = 120  # for one test; a class with a longer story says so in `limit_s`
+
+
+def _flatten(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from _flatten(item)
+        else:
+            yield item
+
+
+def discover() -> list[unittest.TestCase]:
+    """Every test, in file order. A file that cannot be imported ends the run: it must not pass unseen."""
+    loader, found = unittest.TestLoader(), []
+    for folder in ("integration", "interop"):
+        for name in sorted(os.listdir(os.path.join(TESTS, folder))):
+            if name.startswith("test_") and name.endswith(".py"):
+                found += _flatten(loader.loadTestsFromName(f"{folder}.{name[:-3]}"))
+    if loader.errors:
+        sys.exit("\n".join(loader.errors))
+    return found
+
+
+def run_one(name: str) -> int:
+    suite = unittest.TestLoader().loadTestsFromName(name)
+    result = unittest.TextTestRunner(verbosity=0, stream=sys.stderr).run(suite)
+    if result.skipped and not result.failures and not result.errors:
+        print("skipped:", result.skipped[0][1], file=sys.stderr)
+        return 77
+    return 0 if result.wasSuccessful() and result.testsRun else 1
+
+
+def _job(test: unittest.TestCase) -> tuple[str, int, float, str]:
+    begin = time.monotonic()
+    limit = getattr(test, "limit_s", _LIMIT_S)
+    job = subprocess.Popen([sys.executable, __file__, "--one", test.id()], stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        output = job.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        for pid in procfs.tree(job.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        output = job.communicate()[0] + f"\nstopped after {limit} s\n".encode()
+    return test.id(), job.returncode, time.monotonic() - begin, output.decode(errors="replace")
+
+
+def main() -> int:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1))
+    args.add_argument("--self-check", action="store_true")
+    args.add_argument("--list", action="store_true")
+    args.add_argument("--one", help=argparse.SUPPRESS)
+    args.add_argument("filters", nargs="*")
+    args = args.parse_args()
+    if args.self_check:
+        os.environ["EBB_SELF_CHECK"] = "1"
+    if args.one:
+        return run_one(args.one)
+    tests = [t for t in discover() if not args.filters or any(f in t.id() for f in args.filters)]
+    if args.list or not tests:
+        print("\n".join(t.id() for t in tests) or "no such test")
+        return 0 if tests else 2
+    begin, failed, skipped = time.monotonic(), [], 0
+
+    def report(outcome):
+        nonlocal skipped
+        name, status, seconds, output = outcome
+        word = {0: "ok  ", 77: "skip"}.get(status, "FAIL")
+        print(f"{word} {seconds:6.1f} s  {name}", flush=True)
+        skipped += status == 77
+        if word == "FAIL":
+            failed.append(name)
+            print("    " + output.replace("\n", "\n    "), flush=True)
+
+    side_by_side = [t for t in tests if not getattr(t, "exclusive", False)]
+    side_by_side.sort(key=lambda t: -getattr(t, "limit_s", _LIMIT_S))  # the long waits first
+    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(_job, t) for t in side_by_side]):
+            report(done.result())
+    for test in tests:
+        if getattr(test, "exclusive", False):
+            report(_job(test))
+    passed = len(tests) - len(failed) - skipped
+    print(f"{passed} passed, {len(failed)} failed, {skipped} skipped in {time.monotonic() - begin:.0f} s")
+    for name in failed:
+        print("failed:", name)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
