@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/base/address.h"
+#include "common/base/bytes.h"
 #include "common/base/result.h"
 #include "common/routing/regexp.h"
 #include "common/routing/rule.h"
