@@ -26,6 +26,7 @@ void TcpStream::on_events(std::uint32_t events) {
   std::uint8_t bits = 0;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) bits |= kRead;
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) bits |= kWrite;
+  if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ending_ = true;
   set_ready(bits);
 }
 
@@ -33,7 +34,11 @@ IoResult TcpStream::read(MutSpan into) {
   if (!socket_) return {IoResult::Kind::error, 0, EBADF};
   for (;;) {
     const ssize_t n = ::recv(socket_.get(), into.data(), into.size(), 0);
-    if (n > 0) return {IoResult::Kind::ok, static_cast<std::size_t>(n), 0};
+    if (n > 0) {
+      // A short read emptied the socket and whatever comes later is a new edge, unless the end is there already.
+      if (static_cast<std::size_t>(n) < into.size() && !ending_) clear_ready(kRead);
+      return {IoResult::Kind::ok, static_cast<std::size_t>(n), 0};
+    }
     if (n == 0) return {IoResult::Kind::end, 0, 0};
     if (errno == EINTR) continue;
     if (errno == EAGAIN) {
