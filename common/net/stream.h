@@ -53,6 +53,8 @@ class Stream {
   void observe(StreamObserver* observer) { observer_ = observer; }
   /// Which events the observer wants. Nothing is asked of the kernel: readiness is kept and reported when wanted.
   void watch(bool readable, bool writable);
+  /// Something may be there to read, as far as is known.
+  bool readable() const { return (ready_ & kRead) != 0; }
   bool watching_read() const { return (wanted_ & kRead) != 0; }
 
  protected:
