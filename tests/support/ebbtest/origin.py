@@ -6,6 +6,7 @@
     SOURCE <n>             sends n bytes of the pattern, then ends the stream
     BOTH <n>               SINK and SOURCE at once: n bytes out, then the hash of the n bytes in and a newline
     LATE <ms> <text>       waits for the visitor's end of stream, <ms> more, then answers <text> and closes
+    AFTER <ms> <text>      answers <text> after <ms>, whatever the visitor does meanwhile, and closes
     FIN <n>                sends n bytes and half-closes, then counts what still comes in
     RST <n>                sends n bytes and resets
     FLOOD                  sends the pattern until it is cut; `cut` says when
@@ -174,6 +175,11 @@ class Origin:
             pass
         visit.eof = time.monotonic()
         threading.Event().wait(int(words[1]) / 1000)  # the delay is what the command is for
+        sock.sendall(b" ".join(words[2:]))
+        return None
+
+    def _after(self, sock, visit, words, rest):
+        threading.Event().wait(int(words[1]) / 1000)
         sock.sendall(b" ".join(words[2:]))
         return None
 
