@@ -69,8 +69,12 @@ class BridgeTunnel {
   struct Inner;  // sorts control streams from user streams
 
   void on_open(StreamId stream, const Target& target, ConstSpan trailing, mux::SessionEvents& events);
-  void on_control(StreamId stream, ConstSpan payload);
-  void answer_hello(StreamId stream);
+  void open_control(StreamId stream, const std::string& name, ConstSpan trailing);
+  void on_control(StreamId stream, ConstSpan payload, TimePoint now);
+  void forget_control(StreamId stream);
+  void write_control(Control& message);
+  void send_ping();
+  TimePoint closing_at() const;
   void note_sessions(TimePoint now);
   bool is_control(StreamId stream) const;
   void die(TunnelEnd why);
@@ -82,12 +86,14 @@ class BridgeTunnel {
   State state_ = State::active;
   TunnelEnd end_ = TunnelEnd::none;
   std::vector<StreamId> control_ids_;     // live control streams; bounded
+  bool marked_ = false;                   // the portal showed the marker, and we answered
   std::optional<StreamId> hello_stream_;  // where we answered, and may write
-  bool hello_answered_ = false;
   std::string control_name_;
   std::optional<Hello> peer_hello_;
   SendLimits send_limits_;
   TimePoint empty_since_;  // TimePoint::max() while a session is live
+  TimePoint draining_since_{};
+  std::optional<WireError> bad_trailing_;
   std::uint64_t refused_own_domain_ = 0;
   std::uint64_t bad_control_ = 0;
 };

@@ -37,8 +37,11 @@ class Picker {
   std::optional<std::size_t> pick(std::span<const Candidate> tunnels, std::uint64_t visitor_key = 0);
 
  private:
+  std::optional<std::size_t> after_last(std::span<const Candidate> tunnels);
+
   PickPolicy policy_;
   TunnelId last_{};
+  std::size_t last_index_ = 0;
 };
 
 }  // namespace ebb::reverse

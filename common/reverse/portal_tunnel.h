@@ -49,7 +49,9 @@ class PortalTunnel {
   /// dead, spent or full tunnel, the portal's own domain, or a target Mux.cool cannot carry.
   std::optional<mux::Session::Opened> open(const Target& target, void* user, MutSpan out, std::size_t data_bytes = 0);
   /// The local side forgets the stream after writing its End.
-  void close(StreamId stream) { session_.close(stream); }
+  void close(StreamId stream) {
+    if (!internal(stream)) session_.close(stream);
+  }
   void set_user(StreamId stream, void* user) { session_.set_user(stream, user); }
   /// Reports on_end(error) for every user stream and forgets them all.
   void abort_streams(mux::SessionEvents& events);
@@ -88,19 +90,21 @@ class PortalTunnel {
   struct Inner;  // sorts control and probe streams from user streams
   enum class Probe : std::uint8_t { none, hello_wait, end_wait };
 
-  void start_probe(TimePoint now);
-  void end_probe(TimePoint now);
+  void start_probe();
   void judge_probe(TimePoint now);
-  void decide(Dialect dialect, TimePoint now);
   void probe_answered(StreamId stream, TimePoint now);
+  void stop_probe();
+  void decide(Dialect dialect, TimePoint now);
   void on_hello(const Hello& hello, StreamId stream, TimePoint now);
+  std::optional<StreamId> open_internal(std::string_view name, ConstSpan payload, ConstSpan trailing);
+  Bytes beat(bool with_hello);
   void open_control(TimePoint now, bool with_hello);
+  void send_beat(TimePoint now, bool with_hello);
   void control_lost(TimePoint now);
   void on_control_data(StreamId stream, ConstSpan payload, TimePoint now);
-  void send_beat(TimePoint now, bool with_hello = false);
-  void check_drain(TimePoint now);
-  void check_idle(TimePoint now);
-  void send_control_name(std::string_view name, ConstSpan payload, ConstSpan trailing, StreamId& id);
+  bool drain_due() const;
+  bool finished() const;  // drained and nothing left to serve
+  void close_when_done(TimePoint now);
   void die(TunnelEnd why);
   bool internal(StreamId stream) const;
   Duration beat_interval() const;

@@ -52,7 +52,7 @@ struct SessionCounters {
 /// Source: spec/mux-cool.md 3, 5, 10.
 class Session {
  public:
-  explicit Session(Role role, SessionLimits limits = {}) : role_(role), limits_(limits) {}
+  explicit Session(Role role, SessionLimits limits = {});
 
   /// Handles tunnel bytes, any split. An error is fatal: close the transport at once, abort all streams, feed no more.
   /// Buffers at most one head, or one UDP datagram (64 KiB).
@@ -78,6 +78,8 @@ class Session {
   void set_user(StreamId stream, void* user);
   /// No answer when the peer ends this stream (control streams; streams we have sent End for but still listen to).
   void set_silent(StreamId stream);
+  /// Every data part of this stream is one message, delivered whole by on_datagram, whatever the network in its New.
+  void set_message_stream(StreamId stream);
 
   bool live(StreamId stream) const { return streams_.contains(stream.value); }
   void* user(StreamId stream) const;
@@ -111,7 +113,6 @@ class Session {
   std::size_t take_body(ConstSpan in, SessionEvents& events);
   void deliver_datagram(ConstSpan payload, SessionEvents& events);
   void answer_unknown(StreamId stream);
-  void finish_frame();
 
   Role role_;
   SessionLimits limits_;

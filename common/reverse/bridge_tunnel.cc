@@ -1,0 +1,209 @@
+#include "common/reverse/bridge_tunnel.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <utility>
+
+namespace ebb::reverse {
+namespace {
+
+constexpr std::size_t kMaxControlStreams = 16;  // stock portals open one, our probe two
+// 0000 as a rule: a stock portal gets there only after 65536 streams on one tunnel.
+constexpr std::array kPingIds{StreamId{0x0000}, StreamId{0xffff}, StreamId{0xfffe}};
+
+bool same_name(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return std::tolower(static_cast<unsigned char>(c)); };
+  return std::ranges::equal(a, b, {}, lower, lower);
+}
+
+}  // namespace
+
+/// Sits between the session and the owner: control streams stay inside, the rest passes through.
+struct BridgeTunnel::Inner final : mux::SessionEvents {
+  Inner(BridgeTunnel& tunnel, mux::SessionEvents& users, TimePoint at) : self(tunnel), events(users), now(at) {}
+
+  void on_open(StreamId stream, const Target& target, ConstSpan trailing) override {
+    self.on_open(stream, target, trailing, events);
+  }
+  void on_data(StreamId stream, void* user, ConstSpan piece) override { events.on_data(stream, user, piece); }
+  void on_datagram(StreamId stream, void* user, const Target* from, ConstSpan payload) override {
+    if (self.is_control(stream)) return self.on_control(stream, payload, now);
+    events.on_datagram(stream, user, from, payload);
+  }
+  void on_end(StreamId stream, void* user, bool error) override {
+    if (self.is_control(stream)) return self.forget_control(stream);
+    events.on_end(stream, user, error);
+  }
+  void on_stray_end(StreamId stream) override {
+    if (std::ranges::find(kPingIds, stream) != kPingIds.end()) self.liveness_.ping_answered(now);
+    events.on_stray_end(stream);
+  }
+
+  BridgeTunnel& self;
+  mux::SessionEvents& events;
+  TimePoint now;
+};
+
+BridgeTunnel::BridgeTunnel(BridgeTunnelSettings settings, TimePoint now)
+    : settings_(std::move(settings)),
+      session_(mux::Role::acceptor, {.max_streams = settings_.max_streams + kMaxControlStreams}),
+      padding_(settings_.seed),
+      liveness_(now),
+      empty_since_(now) {
+  if (settings_.hello.max_data == 0) settings_.hello.max_data = mux::kMaxDataEver;
+  if (settings_.hello.max_datagram == 0) settings_.hello.max_datagram = mux::kMaxDataEver;
+}
+
+Decoded<> BridgeTunnel::feed(ConstSpan in, TimePoint now, mux::SessionEvents& events) {
+  if (state_ == State::dead) return {};
+  if (!in.empty()) liveness_.heard(now);
+  Inner inner(*this, events, now);
+  auto fed = session_.feed(in, inner);
+  if (fed && bad_trailing_) fed = std::unexpected{*bad_trailing_};
+  if (!fed) {
+    die(TunnelEnd::fatal_frame);
+    return fed;
+  }
+  note_sessions(now);
+  return fed;
+}
+
+void BridgeTunnel::tick(TimePoint now) {
+  if (state_ == State::dead) return;
+  note_sessions(now);
+  if (liveness_.dead(now)) return die(TunnelEnd::unresponsive);
+  if (liveness_.ping_due(now)) send_ping();
+  if (now >= closing_at()) die(TunnelEnd::drained);
+}
+
+TimePoint BridgeTunnel::next_deadline() const {
+  if (state_ == State::dead) return TimePoint::max();
+  return std::min(liveness_.next_deadline(), closing_at());
+}
+
+TimePoint BridgeTunnel::closing_at() const {
+  if (state_ != State::draining || empty_since_ == TimePoint::max()) return TimePoint::max();
+  return std::max(empty_since_, draining_since_) + kDrainedIdle;
+}
+
+void BridgeTunnel::on_open(StreamId stream, const Target& target, ConstSpan trailing, mux::SessionEvents& events) {
+  const auto* name = target.name();
+  if (name != nullptr && is_control_name(*name)) return open_control(stream, *name, trailing);
+  const bool own = name != nullptr && same_name(*name, settings_.domain);
+  if (own) ++refused_own_domain_;
+  if (own || user_streams() > settings_.max_streams) {
+    session_.queue_end(stream, true);
+    session_.close(stream);
+    return;
+  }
+  if (settings_.source_local && !bad_trailing_) {
+    if (const auto parsed = mux::decode_source_local(trailing); !parsed) {
+      bad_trailing_ = parsed.error();
+      session_.close(stream);
+      return;
+    }
+  }
+  events.on_open(stream, target, trailing);
+}
+
+void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstSpan trailing) {
+  if (control_ids_.size() >= kMaxControlStreams) {
+    session_.queue_end(stream, true);
+    session_.close(stream);
+    return;
+  }
+  control_ids_.push_back(stream);
+  control_name_ = name;
+  session_.set_message_stream(stream);
+  session_.set_silent(stream);  // as V2Ray: no frame comes back, whatever the portal does with it
+  if (settings_.answer_hello && !std::exchange(marked_, marked_ || mux::has_hello_marker(trailing)) && marked_) {
+    hello_stream_ = stream;
+    Control message;
+    message.hello = settings_.hello;
+    write_control(message);
+  }
+}
+
+void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now) {
+  const auto message = decode_control(payload);
+  if (!message) {
+    ++bad_control_;  // as V2Ray: the stream goes on
+    return;
+  }
+  if (message->draining() && state_ == State::active) {
+    state_ = State::draining;
+    draining_since_ = now;
+  } else if (!message->draining() && state_ == State::draining) {
+    state_ = State::active;
+  }
+  if (message->hello && marked_ && settings_.answer_hello) {
+    hello_stream_ = stream;  // the portal reads this one from now on
+    if (!peer_hello_) peer_hello_ = *message->hello;
+    send_limits_ = limits_from(*peer_hello_);
+  }
+}
+
+void BridgeTunnel::forget_control(StreamId stream) {
+  std::erase(control_ids_, stream);
+  if (hello_stream_ == stream) hello_stream_.reset();
+}
+
+void BridgeTunnel::write_control(Control& message) {
+  message.random = padding_.next();
+  const auto bytes = encode_control(message);
+  std::array<std::uint8_t, mux::kKeepHead> head{};
+  mux::write_keep_head(head, *hello_stream_, bytes.size());
+  session_.append_output(head);
+  session_.append_output(bytes);
+}
+
+bool BridgeTunnel::announce_restart() {
+  if (!peer_hello_ || !hello_stream_ || state_ == State::dead) return false;
+  Control message;
+  message.state = kStateDrain;
+  message.notice = Notice{kNoticeRestart, "restart", 0};
+  write_control(message);
+  return true;
+}
+
+void BridgeTunnel::send_ping() {
+  const auto unused = std::ranges::find_if(kPingIds, [this](StreamId id) { return !session_.live(id); });
+  if (unused == kPingIds.end()) return;
+  std::array<std::uint8_t, mux::kKeepHead> ping{};
+  mux::write_keep_head(ping, *unused, 0);
+  session_.append_output(ping);
+}
+
+void BridgeTunnel::close(StreamId stream, TimePoint now) {
+  if (!is_control(stream)) session_.close(stream);
+  note_sessions(now);
+}
+
+void BridgeTunnel::abort_streams(mux::SessionEvents& events) {
+  for (const auto id : session_.ids()) {
+    if (is_control(id) || !session_.live(id)) continue;  // a callback may have closed it
+    void* const user = session_.user(id);
+    session_.close(id);
+    events.on_end(id, user, true);
+  }
+}
+
+void BridgeTunnel::note_sessions(TimePoint now) {
+  if (session_.live_streams() > 0) {
+    empty_since_ = TimePoint::max();
+  } else if (empty_since_ == TimePoint::max()) {
+    empty_since_ = now;
+  }
+}
+
+bool BridgeTunnel::is_control(StreamId stream) const {
+  return std::ranges::find(control_ids_, stream) != control_ids_.end();
+}
+
+void BridgeTunnel::die(TunnelEnd why) {
+  state_ = State::dead;
+  end_ = why;
+}
+
+}  // namespace ebb::reverse

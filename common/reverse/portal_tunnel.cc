@@ -1,0 +1,308 @@
+#include "common/reverse/portal_tunnel.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <utility>
+
+namespace ebb::reverse {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// spec/reverse.md 8.2: the probe's clock.
+constexpr auto kHelloWait = milliseconds(150);
+constexpr auto kOneAnswerWait = milliseconds(400);
+constexpr auto kNoAnswerWait = seconds(10);
+constexpr auto kIdleCheck = seconds(16);     // spec/mux-cool.md 8.1, double check
+constexpr StreamId kPingId{0xffff};          // never allocated, so every peer answers End
+constexpr std::size_t kInternalStreams = 8;  // room for control and probe beside the users' streams
+
+bool same_name(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return std::tolower(static_cast<unsigned char>(c)); };
+  return std::ranges::equal(a, b, {}, lower, lower);
+}
+
+}  // namespace
+
+/// Sits between the session and the owner: control and probe streams stay inside, the rest passes through.
+struct PortalTunnel::Inner final : mux::SessionEvents {
+  Inner(PortalTunnel& tunnel, mux::SessionEvents& users, TimePoint at) : self(tunnel), events(users), now(at) {}
+
+  void on_open(StreamId, const Target&, ConstSpan) override {}  // an opener never gets one
+  void on_data(StreamId stream, void* user, ConstSpan piece) override { events.on_data(stream, user, piece); }
+  void on_datagram(StreamId stream, void* user, const Target* from, ConstSpan payload) override {
+    if (self.internal(stream)) return self.on_control_data(stream, payload, now);
+    events.on_datagram(stream, user, from, payload);
+  }
+  void on_end(StreamId stream, void* user, bool error) override {
+    if (self.control_ == stream) return self.control_lost(now);
+    if (self.internal(stream)) return self.probe_answered(stream, now);
+    events.on_end(stream, user, error);
+  }
+  void on_stray_end(StreamId stream) override {
+    if (stream == kPingId) self.liveness_.ping_answered(now);
+    events.on_stray_end(stream);
+  }
+
+  PortalTunnel& self;
+  mux::SessionEvents& events;
+  TimePoint now;
+};
+
+PortalTunnel::PortalTunnel(PortalTunnelSettings settings, TimePoint now)
+    : settings_(std::move(settings)),
+      session_(mux::Role::opener, {.max_streams = settings_.max_streams + kInternalStreams}),
+      padding_(settings_.seed),
+      liveness_(now),
+      started_(now),
+      next_idle_check_(now + kIdleCheck) {
+  if (settings_.hello.max_data == 0) settings_.hello.max_data = mux::kMaxDataEver;
+  if (settings_.hello.max_datagram == 0) settings_.hello.max_datagram = mux::kMaxDataEver;
+  if (settings_.forced) {
+    decide(*settings_.forced, now);
+  } else {
+    start_probe();
+  }
+}
+
+Decoded<> PortalTunnel::feed(ConstSpan in, TimePoint now, mux::SessionEvents& events) {
+  if (state_ == State::dead) return {};
+  if (!in.empty()) liveness_.heard(now);
+  Inner inner(*this, events, now);
+  auto fed = session_.feed(in, inner);
+  if (!fed) die(TunnelEnd::fatal_frame);
+  return fed;
+}
+
+void PortalTunnel::tick(TimePoint now) {
+  if (state_ == State::dead) return;
+  if (liveness_.dead(now)) return die(TunnelEnd::unresponsive);
+  if (liveness_.ping_due(now)) {
+    std::array<std::uint8_t, mux::kKeepHead> ping{};
+    mux::write_keep_head(ping, kPingId, 0);
+    session_.append_output(ping);
+  }
+  if (probe_ != Probe::none && now >= judge_at_) judge_probe(now);
+  if (drain_due()) drain(now);
+  if (now >= next_beat_) send_beat(now, false);
+  close_when_done(now);
+}
+
+TimePoint PortalTunnel::next_deadline() const {
+  if (state_ == State::dead) return TimePoint::max();
+  if (drain_due() || finished()) return TimePoint::min();
+  auto due = std::min({liveness_.next_deadline(), next_beat_, next_idle_check_});
+  if (probe_ != Probe::none) due = std::min(due, judge_at_);
+  return due;
+}
+
+// --- probe ---------------------------------------------------------------------------------------------------------
+
+void PortalTunnel::start_probe() {
+  if (settings_.remembered == Dialect::v2fly) std::swap(probe_names_[0], probe_names_[1]);
+  const ConstSpan marker = settings_.offer_hello ? ConstSpan(mux::kHelloMarker) : ConstSpan();
+  for (std::size_t i = 0; i < 2; ++i) probe_ids_[i] = *open_internal(control_name(probe_names_[i]), {}, marker);
+  probe_ = Probe::hello_wait;
+  judge_at_ = started_ + kHelloWait;
+}
+
+void PortalTunnel::judge_probe(TimePoint now) {
+  if (probe_ == Probe::hello_wait) {
+    probe_ = Probe::end_wait;
+    for (std::size_t i = 0; i < 2; ++i) {
+      if (answered_[i]) continue;
+      session_.queue_end(probe_ids_[i], false);
+      session_.set_silent(probe_ids_[i]);  // stays in the table: its answer is the evidence
+    }
+    judge_at_ = answered_[0] || answered_[1] ? now + kOneAnswerWait : started_ + kNoAnswerWait;
+    return;
+  }
+  if (answered_[0]) return decide(probe_names_[1], now);
+  if (answered_[1]) return decide(probe_names_[0], now);
+  unsure_ = true;
+  decide(settings_.remembered.value_or(Dialect::v2ray), now);
+}
+
+void PortalTunnel::probe_answered(StreamId stream, TimePoint now) {
+  answered_[stream == probe_ids_[0] ? 0 : 1] = true;
+  if (answered_[0] && answered_[1]) return decide(Dialect::xray, now);
+  if (probe_ == Probe::end_wait) judge_at_ = now + kOneAnswerWait;
+}
+
+void PortalTunnel::stop_probe() {
+  if (std::exchange(probe_, Probe::none) == Probe::none) return;
+  for (const auto id : probe_ids_) session_.close(id);
+}
+
+void PortalTunnel::decide(Dialect dialect, TimePoint now) {
+  stop_probe();
+  dialect_ = dialect;
+  if (dialect == Dialect::xray && !unsure_) send_limits_.max_datagram = mux::kMaxDatagramXray;
+  if (state_ == State::probing) state_ = State::active;
+  open_control(now, false);
+}
+
+void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now) {
+  if (peer_hello_ || hello.version == 0) return;
+  peer_hello_ = hello;
+  send_limits_ = limits_from(hello);
+  if (state_ == State::probing) state_ = State::active;
+  const auto other = stream == probe_ids_[0] ? 1 : 0;
+  if (probe_ == Probe::hello_wait) {  // in time: the marked session becomes the control stream
+    if (!answered_[other]) session_.queue_end(probe_ids_[other], false);
+    session_.close(probe_ids_[other]);
+    probe_ = Probe::none;
+    control_ = stream;
+    send_beat(now, true);
+  } else {  // our End was under way already: a fresh control stream
+    stop_probe();
+    open_control(now, true);
+  }
+}
+
+// --- control stream ------------------------------------------------------------------------------------------------
+
+std::optional<StreamId> PortalTunnel::open_internal(std::string_view name, ConstSpan payload, ConstSpan trailing) {
+  std::array<std::uint8_t, mux::kMaxHead> head{};
+  const Target target{Network::udp, std::string(name), 0};
+  const auto opened = session_.open(target, nullptr, head, payload.size(), trailing);
+  if (!opened) return std::nullopt;
+  session_.append_output(ConstSpan(head).first(opened->head_bytes));
+  session_.append_output(payload);
+  return opened->stream;
+}
+
+Bytes PortalTunnel::beat(bool with_hello) {
+  Control message;
+  message.state = tell_drain_ ? kStateDrain : kStateActive;
+  message.random = padding_.next();
+  if (with_hello) message.hello = settings_.hello;
+  return encode_control(message);
+}
+
+void PortalTunnel::open_control(TimePoint now, bool with_hello) {
+  control_ = open_internal(control_name(dialect_.value_or(Dialect::v2ray)), beat(with_hello), {});
+  next_beat_ = control_ ? now + beat_interval() : TimePoint::max();
+}
+
+void PortalTunnel::send_beat(TimePoint now, bool with_hello) {
+  if (!control_) return;
+  const auto message = beat(with_hello);
+  std::array<std::uint8_t, mux::kKeepHead> head{};
+  mux::write_keep_head(head, *control_, message.size());
+  session_.append_output(head);
+  session_.append_output(message);
+  next_beat_ = now + beat_interval();
+}
+
+Duration PortalTunnel::beat_interval() const { return dialect_ == Dialect::xray ? seconds(10) : seconds(2); }
+
+void PortalTunnel::control_lost(TimePoint now) {
+  control_.reset();
+  next_beat_ = TimePoint::max();
+  if (peer_hello_ || settings_.forced || !dialect_) return;
+  // A stock bridge never ends the right control stream: the guess was wrong (spec/reverse.md 8.2).
+  tried_ |= 1U << static_cast<unsigned>(*dialect_);
+  for (const auto next : {Dialect::v2ray, Dialect::v2fly, Dialect::xray}) {
+    if ((tried_ >> static_cast<unsigned>(next) & 1U) != 0) continue;
+    unsure_ = true;
+    send_limits_ = {};
+    return decide(next, now);
+  }
+  unsure_ = true;  // none of the names: it runs without a control stream
+}
+
+void PortalTunnel::on_control_data(StreamId stream, ConstSpan payload, TimePoint now) {
+  const bool marked = probe_ != Probe::none && settings_.offer_hello;
+  if (!marked && !peer_hello_) return;  // a stock bridge has nothing to say here; a redirect target may
+  const auto message = decode_control(payload);
+  if (!message) return;
+  if (message->hello) on_hello(*message->hello, stream, now);
+  // Our own bridge plans a restart: choose another tunnel. Stock bridges cannot say this.
+  const bool leaving = message->draining() || (message->notice && message->notice->code == kNoticeRestart);
+  if (peer_hello_ && leaving && state_ != State::dead) state_ = State::draining;
+}
+
+// --- draining and closing ------------------------------------------------------------------------------------------
+
+bool PortalTunnel::drain_due() const {
+  if (state_ == State::draining || state_ == State::dead) return false;
+  return peer_hello_ ? session_.ids_used() >= settings_.drain_after_ids : opened_ >= settings_.drain_after;
+}
+
+void PortalTunnel::drain(TimePoint now) {
+  if (state_ == State::dead) return;
+  state_ = State::draining;
+  ask_for_another(now);
+}
+
+void PortalTunnel::ask_for_another(TimePoint now) {
+  if (std::exchange(tell_drain_, true) || state_ == State::dead) return;
+  send_beat(now, false);
+}
+
+bool PortalTunnel::finished() const {
+  return state_ == State::draining && (replaced_ || !session_.ids_left()) && user_streams() == 0;
+}
+
+void PortalTunnel::close_when_done(TimePoint now) {
+  if (finished()) {
+    if (control_) session_.queue_end(*control_, false);
+    return die(session_.ids_left() ? TunnelEnd::drained : TunnelEnd::spent);
+  }
+  if (now < next_idle_check_) return;
+  next_idle_check_ = now + kIdleCheck;
+  const bool idle = session_.live_streams() == 0;
+  if (idle && idle_at_check_ && session_.ids_used() == ids_at_idle_check_) return die(TunnelEnd::idle);
+  idle_at_check_ = idle;
+  ids_at_idle_check_ = session_.ids_used();
+}
+
+void PortalTunnel::die(TunnelEnd why) {
+  state_ = State::dead;
+  end_ = why;
+}
+
+// --- user streams --------------------------------------------------------------------------------------------------
+
+std::optional<mux::Session::Opened> PortalTunnel::open(const Target& target, void* user, MutSpan out,
+                                                       std::size_t data_bytes) {
+  if (state_ == State::dead || user_streams() >= settings_.max_streams) return std::nullopt;
+  if (target.name() != nullptr && same_name(*target.name(), settings_.domain)) return std::nullopt;
+  const auto opened = session_.open(target, user, out, data_bytes);
+  if (opened) ++opened_;
+  return opened;
+}
+
+void PortalTunnel::abort_streams(mux::SessionEvents& events) {
+  for (const auto id : session_.ids()) {
+    if (internal(id) || !session_.live(id)) continue;  // a callback may have closed it
+    void* const user = session_.user(id);
+    session_.close(id);
+    events.on_end(id, user, true);
+  }
+}
+
+bool PortalTunnel::internal(StreamId stream) const {
+  return control_ == stream || (probe_ != Probe::none && (stream == probe_ids_[0] || stream == probe_ids_[1]));
+}
+
+std::size_t PortalTunnel::user_streams() const {
+  auto count = session_.live_streams();
+  if (control_) --count;
+  if (probe_ != Probe::none) count -= std::size_t{session_.live(probe_ids_[0])} + session_.live(probe_ids_[1]);
+  return count;
+}
+
+bool PortalTunnel::pickable(TimePoint now) const {
+  return (state_ == State::probing || state_ == State::active) && pickable_as_last(now);
+}
+
+bool PortalTunnel::pickable_as_last(TimePoint now) const {
+  return state_ != State::dead && !congested_ && !liveness_.suspect(now) && session_.ids_left() &&
+         user_streams() < settings_.max_streams;
+}
+
+}  // namespace ebb::reverse

@@ -1,0 +1,66 @@
+#include "common/reverse/tunnel.h"
+
+#include <algorithm>
+
+namespace ebb::reverse {
+
+std::string_view name_of(TunnelEnd end) {
+  switch (end) {
+    case TunnelEnd::none: return "none";
+    case TunnelEnd::fatal_frame: return "fatal frame";
+    case TunnelEnd::unresponsive: return "unresponsive";
+    case TunnelEnd::idle: return "idle";
+    case TunnelEnd::drained: return "drained";
+    case TunnelEnd::spent: return "spent";
+  }
+  return "unknown";
+}
+
+SendLimits limits_from(const Hello& hello) {
+  return {std::clamp<std::size_t>(hello.max_data, mux::kMaxData, mux::kMaxDataEver),
+          std::clamp<std::size_t>(hello.max_datagram, mux::kMaxDatagram, mux::kMaxDataEver)};
+}
+
+std::uint64_t Padding::draw() {  // splitmix64
+  std::uint64_t z = state_ += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+Bytes Padding::next() {
+  Bytes out(1 + draw() % 63);
+  for (auto& byte : out) byte = static_cast<std::uint8_t>(draw());
+  return out;
+}
+
+void Liveness::heard(TimePoint now) {
+  heard_ = now;
+  waiting_ = false;
+}
+
+void Liveness::set_reading(bool reading, TimePoint now) {
+  if (reading && !reading_) heard(now);
+  reading_ = reading;
+}
+
+bool Liveness::ping_due(TimePoint now) {
+  if (!reading_ || waiting_ || now - heard_ < kQuiet) return false;
+  waiting_ = answer_due_ = true;
+  ping_sent_ = now;
+  return true;
+}
+
+void Liveness::ping_answered(TimePoint now) {
+  if (std::exchange(answer_due_, false)) rtt_ = now - ping_sent_;
+}
+
+bool Liveness::dead(TimePoint now) const { return reading_ && waiting_ && now - ping_sent_ >= kPatience; }
+bool Liveness::suspect(TimePoint now) const { return reading_ && waiting_ && now - ping_sent_ >= kSuspect; }
+
+TimePoint Liveness::next_deadline() const {
+  if (!reading_) return TimePoint::max();
+  return waiting_ ? ping_sent_ + kPatience : heard_ + kQuiet;
+}
+
+}  // namespace ebb::reverse
