@@ -1,0 +1,68 @@
+// Bytes accepted for a stream and not yet written: a chain of pooled blocks.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/base/bytes.h"
+#include "common/net/stream.h"
+
+namespace ebb::relay {
+
+/// Fixed-size blocks; freed ones are kept for the next writer, up to a bound. One pool per loop.
+class BlockPool {
+ public:
+  static constexpr std::size_t kBlockBytes = 66 * 1024;  // four sealed 16 KiB chunks
+  static constexpr std::size_t kKept = 32;               // free blocks held back, 2 MiB
+  struct Block {
+    Block* next = nullptr;
+    std::uint32_t begin = 0;
+    std::uint32_t end = 0;
+    std::uint8_t bytes[kBlockBytes];
+  };
+
+  BlockPool() = default;
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
+  ~BlockPool();
+  Block* take();
+  void give(Block* block);
+  std::size_t bytes_in_use() const { return in_use_ * kBlockBytes; }
+
+ private:
+  Block* free_ = nullptr;
+  std::size_t kept_ = 0;
+  std::size_t in_use_ = 0;
+};
+
+class OutQueue {
+ public:
+  explicit OutQueue(BlockPool& pool) : pool_(pool) {}
+  OutQueue(const OutQueue&) = delete;
+  OutQueue& operator=(const OutQueue&) = delete;
+  ~OutQueue() { clear(); }
+
+  std::size_t bytes() const { return bytes_; }
+  bool empty() const { return bytes_ == 0; }
+  /// Contiguous room for `n` bytes (at most BlockPool::kBlockBytes) at the tail; commit() says how many were used.
+  MutSpan room(std::size_t n);
+  void commit(std::size_t n);
+  void append(ConstSpan bytes);
+  void clear();
+  /// Writes as much as the stream takes. `ok` when all went out or the stream would block, else the stream's answer.
+  net::IoResult write_to(net::Stream& stream);
+
+ private:
+  void drop_front(std::size_t n);
+
+  BlockPool& pool_;
+  BlockPool::Block* head_ = nullptr;
+  BlockPool::Block* tail_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace ebb::relay

@@ -1,0 +1,164 @@
+#include "worker/relay/relay.h"
+
+#include <utility>
+
+#include "common/base/log.h"
+
+namespace ebb::relay {
+
+Relay::Relay(Relays& home, std::unique_ptr<Side> client, std::unique_ptr<Side> origin, RelayTimes times)
+    : home_(home),
+      client_(std::move(client)),
+      origin_(std::move(origin)),
+      times_(times),
+      timer_([](void* self) { static_cast<Relay*>(self)->idle_over(); }, this),
+      last_(home.loop().now()) {
+  client_->relay_ = this;
+  origin_->relay_ = this;
+  arm();
+}
+
+Relay::~Relay() = default;
+
+void Relay::on_data(Side& from, ConstSpan piece) {
+  if (finished_) return;
+  last_ = home_.loop().now();
+  (&from == client_.get() ? bytes_up_ : bytes_down_) += piece.size();
+  if (!winding_) other(from).send(piece);
+}
+
+void Relay::on_batch_end(Side& from) {
+  if (finished_) return;
+  Side& to = other(from);
+  to.flush();
+  if (!finished_ && !to.has_room()) from.pause();
+}
+
+bool Relay::may_read(Side& from) { return finished_ || winding_ || other(from).has_room(); }
+
+void Relay::on_end(Side& from, bool both) {
+  if (finished_) return;
+  if (winding_) return;  // the side that is left has ended too; its on_wound_down() follows
+  Side& to = other(from);
+  to.flush();
+  if (finished_) return;
+  last_ = home_.loop().now();
+  if (both) {
+    winding_ = true;
+    (&from == client_.get() ? client_wound_ : origin_wound_) = true;
+    client_ended_ = origin_ended_ = true;
+    arm();
+    return to.wind_down();
+  }
+  (&from == client_.get() ? client_ended_ : origin_ended_) = true;
+  to.send_end();
+  if (finished_) return;
+  if (client_ended_ && origin_ended_) {
+    // Both directions are over, but either side may still hold bytes it has to deliver.
+    winding_ = true;
+    arm();
+    client_->wind_down();
+    if (!finished_) origin_->wind_down();
+    return;
+  }
+  arm();
+}
+
+void Relay::on_failed(Side& from, const Error& why) {
+  if (finished_) return;
+  if (log_enabled(log::Level::debug)) log_event(log::Level::debug, "relay", "connection failed", kv("reason", why));
+  if (!winding_) other(from).abort();
+  finish();
+}
+
+void Relay::on_room(Side& from) {
+  if (!finished_ && !winding_) other(from).resume();
+}
+
+void Relay::on_wound_down(Side& side) {
+  (&side == client_.get() ? client_wound_ : origin_wound_) = true;
+  if (client_wound_ && origin_wound_) finish();
+}
+
+void Relay::abort(const Error& why) {
+  if (finished_) return;
+  if (log_enabled(log::Level::info)) log_event(log::Level::info, "relay", "connection aborted", kv("reason", why));
+  client_->abort();
+  origin_->abort();
+  finish();
+}
+
+Duration Relay::period() const {
+  Duration out = times_.idle;
+  if (client_ended_) out = std::min(out, times_.client_ended);
+  if (origin_ended_) out = std::min(out, times_.origin_ended);
+  return out;
+}
+
+void Relay::arm() {
+  if (!finished_) home_.loop().arm(timer_, period());
+}
+
+void Relay::idle_over() {
+  if (finished_) return;
+  const Duration quiet = home_.loop().now() - last_;
+  // The timer is left alone while bytes flow; it looks at the clock only when it fires.
+  if (quiet < period()) return home_.loop().arm(timer_, period() - quiet);
+  // A consumer that still takes what is queued is not idle, however long its queue is.
+  const auto queued = client_->queued() + origin_->queued();
+  const auto delivered = client_->delivered() + origin_->delivered();
+  if (queued > 0 && delivered != delivered_at_fire_) {
+    delivered_at_fire_ = delivered;
+    return arm();
+  }
+  client_->close();
+  origin_->close();
+  finish();
+}
+
+void Relay::finish() {
+  if (std::exchange(finished_, true)) return;
+  timer_.disarm();
+  client_->close();
+  origin_->close();
+  home_.bury(*this);
+}
+
+Relays::Relays(net::Loop& loop)
+    : loop_(loop), sweep_([](void* self) { static_cast<Relays*>(self)->sweep(); }, this) {}
+
+Relays::~Relays() {
+  sweep();
+  while (head_ != nullptr) head_->finish();
+  sweep();
+}
+
+Relay& Relays::start(std::unique_ptr<Side> client, std::unique_ptr<Side> origin, RelayTimes times) {
+  auto* relay = new Relay(*this, std::move(client), std::move(origin), times);
+  relay->next_ = head_;
+  if (head_ != nullptr) head_->prev_ = relay;
+  head_ = relay;
+  ++size_;
+  return *relay;
+}
+
+void Relays::bury(Relay& relay) {
+  (relay.prev_ != nullptr ? relay.prev_->next_ : head_) = relay.next_;
+  if (relay.next_ != nullptr) relay.next_->prev_ = relay.prev_;
+  relay.prev_ = nullptr;
+  relay.next_ = std::exchange(dead_, &relay);
+  --size_;
+  loop_.defer(sweep_);
+}
+
+void Relays::sweep() {
+  if (dead_ == nullptr) return;
+  while (dead_ != nullptr) delete std::exchange(dead_, dead_->next_);
+  if (size_ == 0 && on_empty) on_empty();
+}
+
+void Relays::abort_all(const Error& why) {
+  while (head_ != nullptr) head_->abort(why);
+}
+
+}  // namespace ebb::relay

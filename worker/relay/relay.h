@@ -1,0 +1,146 @@
+// A relayed connection: two sides, back-pressure between them, half-close, idle timers. The hot code.
+//
+//   client side  --on_data-->  Relay  --send-->  origin side        and the other way round
+//
+// A side is a socket (SocketSide), a stream of a tunnel (MuxSide) or nothing (blackhole). Sides report to their relay;
+// the relay ends by deferred work, so no callback ever finds its object gone.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "common/base/bytes.h"
+#include "common/base/result.h"
+#include "common/net/loop.h"
+
+namespace ebb::relay {
+
+class Relay;
+
+class Side {
+ public:
+  Side() = default;
+  Side(const Side&) = delete;
+  Side& operator=(const Side&) = delete;
+  virtual ~Side() = default;
+
+  /// Bytes of the other side, to go out here; valid until flush().
+  virtual void send(ConstSpan piece) = 0;
+  virtual void flush() = 0;
+  /// The other side is done sending: pass it on after what was sent.
+  virtual void send_end() = 0;
+  /// The other side is broken: make that visible here (a reset, End + Error), now.
+  virtual void abort() = 0;
+  /// The other side is gone in both directions: deliver what was sent, say the end, take no more input, then
+  /// Relay::on_wound_down().
+  virtual void wind_down() = 0;
+  /// False: send() would only queue. The side then calls Relay::on_room() when that has changed.
+  virtual bool has_room() = 0;
+  /// Bytes of the other side that are still here.
+  virtual std::size_t queued() const = 0;
+  /// Bytes passed on for good, ever: what tells a slow consumer from a dead one.
+  virtual std::uint64_t delivered() const = 0;
+  /// Stop or go on producing bytes.
+  virtual void pause() = 0;
+  virtual void resume() = 0;
+  /// The relay is over: end quietly whatever is still open. Nothing is reported afterwards.
+  virtual void close() = 0;
+
+ protected:
+  friend class Relay;
+  Relay* relay_ = nullptr;
+};
+
+/// Policy timers (spec/vmess.md 11, spec/config.md 13): no bytes during a whole period end the relay.
+struct RelayTimes {
+  Duration idle = std::chrono::seconds(300);
+  Duration client_ended = std::chrono::seconds(1);  // policy downlinkOnly; a portal's halfCloseHold
+  Duration origin_ended = std::chrono::seconds(1);  // policy uplinkOnly
+};
+
+class Relays;
+
+class Relay {
+ public:
+  Relay(Relays& home, std::unique_ptr<Side> client, std::unique_ptr<Side> origin, RelayTimes times);
+  Relay(const Relay&) = delete;
+  Relay& operator=(const Relay&) = delete;
+  ~Relay();
+
+  // Reports of the sides.
+  void on_data(Side& from, ConstSpan piece);
+  void on_batch_end(Side& from);
+  /// Before a read of `from`: whether the other side can take more.
+  bool may_read(Side& from);
+  /// `from` will send no more. `both`: it takes no more either (End of a mux stream).
+  void on_end(Side& from, bool both);
+  /// `from` is dead: the other side is aborted.
+  void on_failed(Side& from, const Error& why);
+  void on_room(Side& from);
+  void on_wound_down(Side& from);
+
+  /// Ends both sides as a failure (stall, drain, kick).
+  void abort(const Error& why);
+  Side& other(const Side& side) { return &side == client_.get() ? *origin_ : *client_; }
+  bool finished() const { return finished_; }
+  std::uint64_t bytes_up() const { return bytes_up_; }
+  std::uint64_t bytes_down() const { return bytes_down_; }
+
+ private:
+  friend class Relays;
+  void finish();
+  void arm();
+  void idle_over();
+  Duration period() const;
+
+  Relays& home_;
+  std::unique_ptr<Side> client_;
+  std::unique_ptr<Side> origin_;
+  RelayTimes times_;
+  net::Timer timer_;
+  TimePoint last_;
+  std::uint64_t delivered_at_fire_ = 0;
+  std::uint64_t bytes_up_ = 0;
+  std::uint64_t bytes_down_ = 0;
+  bool client_ended_ = false;
+  bool origin_ended_ = false;
+  bool winding_ = false;  // nothing new is taken, what is left gets delivered
+  bool client_wound_ = false;
+  bool origin_wound_ = false;
+  bool finished_ = false;
+  Relay* prev_ = nullptr;
+  Relay* next_ = nullptr;
+};
+
+/// All relays of one loop.
+class Relays {
+ public:
+  explicit Relays(net::Loop& loop);
+  Relays(const Relays&) = delete;
+  Relays& operator=(const Relays&) = delete;
+  ~Relays();
+
+  Relay& start(std::unique_ptr<Side> client, std::unique_ptr<Side> origin, RelayTimes times);
+  net::Loop& loop() { return loop_; }
+  std::size_t size() const { return size_; }
+  /// Resets every connection.
+  void abort_all(const Error& why);
+  /// Called once whenever the last relay has gone.
+  std::function<void()> on_empty;
+
+ private:
+  friend class Relay;
+  void bury(Relay& relay);
+  void sweep();
+
+  net::Loop& loop_;
+  Relay* head_ = nullptr;
+  Relay* dead_ = nullptr;
+  std::size_t size_ = 0;
+  net::Deferred sweep_;
+};
+
+}  // namespace ebb::relay

@@ -1,0 +1,51 @@
+// The side of a relay that is a connection: accepted, or dialled (attach() comes later then).
+#pragma once
+
+#include <memory>
+
+#include "worker/relay/relay.h"
+#include "worker/relay/wire.h"
+
+namespace ebb::relay {
+
+class SocketSide : public Side, protected WireObserver {
+ public:
+  SocketSide(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec);
+  ~SocketSide() override = default;
+
+  /// Starts on a connected stream; `unread`: read earlier, not yet opened.
+  void attach(std::unique_ptr<net::Stream> stream, Bytes unread = {});
+
+  void send(ConstSpan piece) override { wire_.send(piece); }
+  void flush() override { wire_.flush(); }
+  void send_end() override { wire_.send_end(); }
+  void abort() override;
+  void wind_down() override;
+  bool has_room() override { return wire_.has_room(); }
+  std::size_t queued() const override { return wire_.queued(); }
+  std::uint64_t delivered() const override { return wire_.written(); }
+  void pause() override { wire_.set_reading(false); }
+  void resume() override { wire_.read_now(); }
+  void close() override { wire_.close(); }
+
+ protected:
+  bool may_read() override { return relay_->may_read(*this); }
+  void on_plain(MutSpan bytes) override { relay_->on_data(*this, bytes); }
+  void on_batch_end() override { relay_->on_batch_end(*this); }
+  void on_wire_end() override;
+  void on_wire_failed(Error why) override { relay_->on_failed(*this, why); }
+  void on_wire_room() override { relay_->on_room(*this); }
+  void on_wire_sent_all() override;
+
+  Wire wire_;
+
+ private:
+  void after_all_sent();
+
+  static constexpr auto kLinger = std::chrono::seconds(2);
+  bool winding_ = false;
+  bool sent_all_ = false;
+  net::Timer linger_;  // the peer may take so long to close after our end; then we close
+};
+
+}  // namespace ebb::relay

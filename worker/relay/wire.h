@@ -1,0 +1,115 @@
+// A stream with its codec and its unsent bytes: plaintext in and out of a connection. What sides and tunnels stand on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/net/stream.h"
+#include "worker/relay/codec.h"
+#include "worker/relay/out_queue.h"
+
+namespace ebb::relay {
+
+/// Callbacks of a Wire. None of them may destroy the wire: its owner goes by deferred work.
+class WireObserver {
+ public:
+  /// Asked before each read: false puts the wire to sleep until set_reading(true).
+  virtual bool may_read() { return true; }
+  /// Plaintext, valid until on_batch_end() returns.
+  virtual void on_plain(MutSpan bytes) = 0;
+  /// All that one read brought has been told.
+  virtual void on_batch_end() = 0;
+  /// The peer finished cleanly.
+  virtual void on_wire_end() = 0;
+  /// The connection is dead; nothing else will be told.
+  virtual void on_wire_failed(Error why) = 0;
+  /// The unsent bytes fell below the low watermark after has_room() said no.
+  virtual void on_wire_room() = 0;
+  /// Everything handed over, the end mark included, is in the kernel. Told once after send_end().
+  virtual void on_wire_sent_all() {}
+
+ protected:
+  ~WireObserver() = default;
+};
+
+class Wire final : private net::StreamObserver {
+ public:
+  static constexpr std::size_t kHigh = 1024 * 1024;  // unsent bytes: above, has_room() is false
+  static constexpr std::size_t kLow = 256 * 1024;
+  static constexpr std::size_t kDialling = 64 * 1024;  // the same without a stream
+
+  /// `codec` null: plain bytes. Without a stream (a dial under way) output is queued until attach().
+  Wire(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec);
+  ~Wire();
+  Wire(const Wire&) = delete;
+  Wire& operator=(const Wire&) = delete;
+
+  void observe(WireObserver* observer) { observer_ = observer; }
+  /// Takes the stream, and bytes read from it earlier and not yet opened. Reading starts at once, on a later turn.
+  void attach(std::unique_ptr<net::Stream> stream, Bytes unread = {});
+  bool attached() const { return stream_ != nullptr; }
+  net::Stream* stream() { return stream_.get(); }
+  net::Loop& loop() { return loop_; }
+
+  /// Sends `parts`. Plain wires write at flush(), which has to come before the bytes become invalid; sealed ones seal
+  /// at once and write at the end of the wake-up.
+  void send(std::span<const ConstSpan> parts);
+  void send(ConstSpan piece) { send(std::span(&piece, 1)); }
+  void flush();
+  /// No more from us: the codec's end mark, or a half-close, once all is written.
+  void send_end();
+  bool has_room() const;
+  std::size_t queued() const { return queue_.bytes(); }
+  /// Bytes the kernel has taken, ever: a consumer that makes progress moves it.
+  std::uint64_t written() const { return written_; }
+  std::uint64_t received() const { return received_; }
+
+  void set_reading(bool reading);
+  /// Reads once now if bytes are there: a consumer with room again calls this in its turn.
+  void read_now();
+  /// At most so many bytes a read (Loop::kReadBytes by default).
+  void set_read_bytes(std::size_t bytes) { read_bytes_ = bytes; }
+  /// From now on what arrives is thrown away unopened (winding down).
+  void discard_input();
+  /// Ends the connection with a reset. Nothing is told afterwards.
+  void reset();
+  /// Closes. Nothing is told afterwards.
+  void close();
+  bool ended() const { return ended_; }
+  bool sealed() const { return codec_ != nullptr; }
+
+ private:
+  void on_readable() override;
+  void on_writable() override;
+  void later();
+  void take_unread();
+  void take(MutSpan data);
+  void fail(Error why);
+  void after_write();
+  void write_out();
+
+  net::Loop& loop_;
+  std::unique_ptr<Codec> codec_;
+  std::unique_ptr<net::Stream> stream_;
+  WireObserver* observer_ = nullptr;
+  OutQueue queue_;
+  Bytes leftover_;                // read, not yet opened: less than one chunk
+  std::vector<iovec> pending_;    // plain: pieces of this batch, not ours
+  net::Deferred flush_later_;
+  std::size_t read_bytes_ = net::Loop::kReadBytes;
+  std::uint64_t written_ = 0;
+  std::uint64_t received_ = 0;
+  bool reading_ = true;
+  bool started_ = false;   // the codec's start bytes are out
+  bool ended_ = false;     // the peer finished
+  bool failed_ = false;
+  bool end_wanted_ = false;
+  bool end_sent_ = false;
+  bool told_no_room_ = false;
+  bool discard_ = false;
+  bool unread_ = false;  // leftover_ came with attach() and was not opened yet
+};
+
+}  // namespace ebb::relay
