@@ -1,0 +1,142 @@
+#include "supervisor/slots/slots.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <fstream>
+
+namespace ebb::supervisor {
+namespace {
+
+std::string why_not(const Listener& listener, int code) {
+  const std::string text = listener.name() + ": ";
+  switch (code) {
+    case EADDRINUSE: {
+      const auto owner = find_port_owner(listener.address);
+      if (!owner) return text + "the port is in use by another process";
+      return text + "the port is in use by process " + std::to_string(owner->pid) + " (" + owner->command + ")";
+    }
+    case EACCES: {
+      unsigned first = 1024;
+      std::ifstream("/proc/sys/net/ipv4/ip_unprivileged_port_start") >> first;
+      return text + "permission denied: ports below " + std::to_string(first) +
+             " need root or CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE; by hand: setcap "
+             "cap_net_bind_service=+ep on the binary)";
+    }
+    case EADDRNOTAVAIL: return text + "this machine has no such address; write one it has, or 0.0.0.0 for all";
+    case EAFNOSUPPORT: return text + "IPv6 is not available here";
+    default: return text + ::strerror(code);
+  }
+}
+
+/// A socket bound to `address`; `shared` puts it into the SO_REUSEPORT group. On failure the Fd is empty, errno says
+/// why.
+Fd bound_socket(const Endpoint& address, bool shared) {
+  Fd fd(::socket(address.ip.v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
+  if (!fd) return fd;
+  const int on = 1;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (shared) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+  if (address.ip.v6) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  sockaddr_storage storage{};
+  const auto size = endpoint_to(address, storage);
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&storage), size) != 0) {
+    const int code = errno;
+    fd.reset();
+    errno = code;
+  }
+  return fd;
+}
+
+/// 0 when `address` can be ours alone, else why not.
+int probe(const Endpoint& address) {
+  const Fd fd = bound_socket(address, false);
+  return fd ? 0 : errno;
+}
+
+bool overlap(const Endpoint& a, const Endpoint& b) {
+  if (a.port != b.port || a.ip.v6 != b.ip.v6) return false;
+  const IpAddress any{a.ip.v6, {}};
+  return a.ip == b.ip || a.ip == any || b.ip == any;
+}
+
+/// Problems among the listeners themselves: the kernel would deal connections between the two at random.
+std::vector<std::string> overlaps(const std::vector<Listener>& listeners) {
+  std::vector<const Listener*> order;
+  for (const auto& listener : listeners) order.push_back(&listener);
+  std::ranges::stable_sort(order, {}, [](const Listener* l) { return l->address.port; });
+  std::vector<std::string> problems;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    for (std::size_t k = i; k-- > 0 && order[k]->address.port == order[i]->address.port;) {
+      if (!overlap(order[i]->address, order[k]->address)) continue;
+      problems.push_back(order[i]->name() + ": also wanted by " + order[k]->name() +
+                         "; give each its own port or address");
+      break;
+    }
+  }
+  return problems;
+}
+
+}  // namespace
+
+unsigned slots_per_address(unsigned workers, std::size_t addresses, unsigned long open_files) {
+  const unsigned wanted = std::min(64u, std::max(8u, 4 * std::min(workers, 64u)));
+  if (addresses == 0) return wanted;
+  return static_cast<unsigned>(std::clamp<unsigned long>(open_files / 4 / addresses, 1, wanted));
+}
+
+Bound bind_slots(std::vector<Listener> listeners, unsigned per_address) {
+  Bound bound;
+  bound.problems = overlaps(listeners);
+  if (!bound.problems.empty()) return bound;
+  for (std::size_t l = 0; l < listeners.size(); ++l) {
+    if (const int code = probe(listeners[l].address); code != 0) {
+      bound.problems.push_back(why_not(listeners[l], code));
+      continue;
+    }
+    for (unsigned k = 0; k < per_address; ++k) {
+      Slot slot;
+      slot.fd = bound_socket(listeners[l].address, true);
+      if (!slot.fd) {
+        bound.problems.push_back(why_not(listeners[l], errno));
+        break;
+      }
+      socklen_t size = sizeof slot.cookie;
+      ::getsockopt(slot.fd.get(), SOL_SOCKET, SO_COOKIE, &slot.cookie, &size);
+      slot.id = static_cast<std::uint32_t>(bound.table.slots.size());
+      slot.listener = static_cast<std::uint32_t>(l);
+      bound.table.slots.push_back(std::move(slot));
+    }
+  }
+  bound.table.listeners = std::move(listeners);
+  if (!bound.problems.empty()) bound.table.slots.clear();
+  return bound;
+}
+
+Result<> listen_all(const SlotTable& table) {
+  for (const auto& slot : table.slots) {
+    if (::listen(slot.fd.get(), kBacklog) != 0) {
+      return std::unexpected(Error{Errc::os, why_not(table.listeners[slot.listener], errno), {}});
+    }
+  }
+  return {};
+}
+
+void retire(const SlotTable& table) {
+  // tcp[13] & 0x12 == 0x02: a SYN without ACK is dropped, everything else passes.
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
+      BPF_STMT(BPF_RET | BPF_K, 0xFFFFFFFF),
+  };
+  const sock_fprog program{static_cast<unsigned short>(std::size(code)), code};
+  for (const auto& slot : table.slots) {
+    ::setsockopt(slot.fd.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+  }
+}
+
+}  // namespace ebb::supervisor

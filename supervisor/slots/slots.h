@@ -1,0 +1,49 @@
+// Slots: the listening sockets, bound once and passed on to workers. spec/processes.md 3.1-3.3, 3.5.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/base/fd.h"
+#include "common/base/result.h"
+#include "supervisor/slots/listeners.h"
+
+namespace ebb::supervisor {
+
+/// Pending connections per slot.
+inline constexpr int kBacklog = 4096;
+
+struct Slot {
+  Fd fd;
+  std::uint64_t cookie = 0;    // SO_COOKIE: tells copies of one socket apart from other sockets
+  std::uint32_t id = 0;        // unique over all addresses; slot -> worker id mod workers
+  std::uint32_t listener = 0;  // index in SlotTable::listeners
+};
+
+struct SlotTable {
+  std::vector<Listener> listeners;
+  std::vector<Slot> slots;  // slots[i].id == i
+};
+
+/// Slots per address: min(64, max(8, 4 x workers)), fewer where that many sockets would use up more than a quarter of
+/// the `open_files` limit (wide port ranges); at least 1.
+unsigned slots_per_address(unsigned workers, std::size_t addresses, unsigned long open_files);
+
+struct Bound {
+  SlotTable table;
+  std::vector<std::string> problems;  // one sentence per address that could not be had; empty: table is complete
+};
+/// Binds `per_address` SO_REUSEPORT sockets for every listener, each address after a probe without SO_REUSEPORT (with
+/// it, a second process of our uid would share the port silently). Nothing listens yet. Two of the listeners that
+/// overlap are a problem too.
+Bound bind_slots(std::vector<Listener> listeners, unsigned per_address);
+
+/// listen(4096) on every slot; workers that will poll them are READY by now. Errors: os, naming the listener.
+Result<> listen_all(const SlotTable& table);
+
+/// Lets no new connection in while those queued can still be accepted: drops pure SYNs (section 3.5). For every holder.
+void retire(const SlotTable& table);
+
+}  // namespace ebb::supervisor

@@ -1,0 +1,151 @@
+#include "supervisor/slots/slots.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <set>
+
+namespace ebb::supervisor {
+namespace {
+
+const IpAddress kLoopback = IpAddress::from_v4({127, 0, 0, 1});
+
+std::uint16_t port_of(int fd) {
+  sockaddr_storage storage{};
+  socklen_t size = sizeof storage;
+  ::getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &size);
+  return endpoint_from(reinterpret_cast<sockaddr*>(&storage))->port;
+}
+
+/// A listener of somebody else on a free loopback port.
+struct Stranger {
+  Stranger() : fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    const int on = 1;
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);  // as stock V2Ray opens its own
+    sockaddr_storage storage{};
+    const auto size = endpoint_to({kLoopback, 0}, storage);
+    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&storage), size), 0);
+    EXPECT_EQ(::listen(fd.get(), 1), 0);
+  }
+  Fd fd;
+};
+
+std::uint16_t free_port() {
+  Stranger stranger;
+  return port_of(stranger.fd.get());
+}
+
+TEST(Slots, CountFollowsWorkersWithinBounds) {
+  EXPECT_EQ(slots_per_address(1, 1, 65536), 8u);
+  EXPECT_EQ(slots_per_address(4, 1, 65536), 16u);
+  EXPECT_EQ(slots_per_address(1000, 1, 65536), 64u);
+  EXPECT_EQ(slots_per_address(2, 2000, 65536), 8u);
+  EXPECT_EQ(slots_per_address(2, 10'000, 65536), 1u);  // a wide range of ports: one each
+}
+
+TEST(Slots, BindAsOneGroupAndServeAfterListen) {
+  const Listener listener{{kLoopback, free_port()}, 0, "external"};
+  const auto bound = bind_slots({listener}, 8);
+  ASSERT_TRUE(bound.problems.empty()) << bound.problems[0];
+  ASSERT_EQ(bound.table.slots.size(), 8u);
+  std::set<std::uint64_t> cookies;
+  for (const auto& slot : bound.table.slots) {
+    cookies.insert(slot.cookie);
+    EXPECT_EQ(port_of(slot.fd.get()), listener.address.port);
+    EXPECT_EQ(slot.id, static_cast<std::size_t>(&slot - bound.table.slots.data()));
+  }
+  EXPECT_EQ(cookies.size(), 8u);
+
+  const auto connects = [&] {
+    const Fd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_storage storage{};
+    const auto size = endpoint_to(listener.address, storage);
+    return ::connect(client.get(), reinterpret_cast<sockaddr*>(&storage), size) == 0;
+  };
+  EXPECT_FALSE(connects());  // bound, not listening: nothing starts before workers are READY
+  ASSERT_TRUE(listen_all(bound.table).has_value());
+  EXPECT_TRUE(connects());
+}
+
+TEST(Slots, NameTheHolderOfAPort) {
+  const Stranger stranger;
+  const Listener listener{{kLoopback, port_of(stranger.fd.get())}, 2, "external"};
+  const auto bound = bind_slots({listener}, 8);
+  ASSERT_EQ(bound.problems.size(), 1u);
+  EXPECT_TRUE(bound.table.slots.empty());
+  const std::string expected = "$.inbounds[2] \"external\", " + listener.address.text() +
+                               ": the port is in use by process " + std::to_string(::getpid()) + " (";
+  EXPECT_TRUE(bound.problems[0].starts_with(expected)) << bound.problems[0];
+}
+
+TEST(Slots, FindTheHolderBehindAWildcard) {
+  const auto bound = bind_slots({{{IpAddress{}, free_port()}, 0, ""}}, 1);
+  ASSERT_TRUE(bound.problems.empty());
+  ASSERT_TRUE(listen_all(bound.table).has_value());
+  const auto owner = find_port_owner({kLoopback, port_of(bound.table.slots[0].fd.get())});
+  ASSERT_TRUE(owner.has_value());
+  EXPECT_EQ(owner->pid, ::getpid());
+  EXPECT_FALSE(find_port_owner({kLoopback, free_port()}).has_value());
+}
+
+TEST(Slots, ReportEveryAddressThatCannotBeHad) {
+  const Stranger one, two;
+  const auto bound = bind_slots({{{kLoopback, port_of(one.fd.get())}, 0, "a"},
+                                 {{kLoopback, free_port()}, 1, "b"},
+                                 {{kLoopback, port_of(two.fd.get())}, 2, "c"},
+                                 {{*IpAddress::parse("192.0.2.1"), 4711}, 3, "d"}},
+                                8);
+  ASSERT_EQ(bound.problems.size(), 3u);
+  EXPECT_TRUE(bound.problems[2].ends_with("this machine has no such address; write one it has, or 0.0.0.0 for all"))
+      << bound.problems[2];
+}
+
+TEST(Slots, RefuseListenersThatOverlap) {
+  const auto bound = bind_slots({{{IpAddress{}, 4711}, 0, "all"}, {{kLoopback, 4711}, 1, "local"}}, 8);
+  ASSERT_EQ(bound.problems.size(), 1u);
+  EXPECT_EQ(
+      bound.problems[0],
+      "$.inbounds[1] \"local\", 127.0.0.1:4711: also wanted by $.inbounds[0] \"all\", 0.0.0.0:4711; give each its own "
+      "port or address");
+}
+
+TEST(Slots, RetiredOnesLetNobodyInButKeepTheQueue) {
+  const Listener listener{{kLoopback, free_port()}, 0, ""};
+  const auto bound = bind_slots({listener}, 1);
+  ASSERT_TRUE(listen_all(bound.table).has_value());
+  const auto begin_connect = [&] {
+    Fd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    sockaddr_storage storage{};
+    const auto size = endpoint_to(listener.address, storage);
+    ::connect(client.get(), reinterpret_cast<sockaddr*>(&storage), size);
+    return client;
+  };
+  const Fd early = begin_connect();
+  retire(bound.table);
+  const Fd late = begin_connect();
+  const int slot = bound.table.slots[0].fd.get();
+  EXPECT_TRUE(Fd(::accept(slot, nullptr, nullptr)));
+  EXPECT_FALSE(Fd(::accept(slot, nullptr, nullptr)));
+}
+
+TEST(Listeners, CoverEveryPortAndBothFamiliesOfAWildcard) {
+  config::Config config;
+  config::Inbound a;
+  a.tag = "a";
+  a.ports = {{100, 102}, {7, 3}};  // the second never matches
+  config::Inbound b;
+  b.listen = *IpAddress::parse("::");
+  b.ports = {{65535, 65535}};
+  config.inbounds = {a, b};
+  const auto all = listeners_of(config);
+  ASSERT_EQ(all.size(), 5u);
+  EXPECT_EQ(all[0].name(), "$.inbounds[0] \"a\", 0.0.0.0:100");
+  EXPECT_EQ(all[2].address.port, 102);
+  EXPECT_EQ(all[3].name(), "$.inbounds[1], [::]:65535");
+  EXPECT_EQ(all[4].name(), "$.inbounds[1], 0.0.0.0:65535");
+}
+
+}  // namespace
+}  // namespace ebb::supervisor
