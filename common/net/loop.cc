@@ -12,9 +12,7 @@ void Deferred::cancel() {
 }
 
 Loop::Loop(TimePoint now)
-    : now_(now),
-      timers_(now),
-      read_buffer_(std::make_unique_for_overwrite<std::uint8_t[]>(kFrontRoom + kReadBytes)) {
+    : now_(now), timers_(now), read_buffer_(std::make_unique_for_overwrite<std::uint8_t[]>(kFrontRoom + kReadBytes)) {
   deferred_.prev_ = deferred_.next_ = &deferred_;
 }
 
@@ -68,7 +66,8 @@ void Loop::dispatch() {
     bool gone = false;
     stream.gone_ = &gone;
     if ((stream.ready_ & stream.wanted_ & Stream::kWrite) != 0) stream.observer_->on_writable();
-    if (!gone && (stream.ready_ & stream.wanted_ & Stream::kRead) != 0) stream.observer_->on_readable();
+    if (!gone && stream.observer_ != nullptr && (stream.ready_ & stream.wanted_ & Stream::kRead) != 0)
+      stream.observer_->on_readable();
     if (!gone) stream.gone_ = nullptr;
   }
   run_deferred();

@@ -24,6 +24,7 @@ void TcpStream::forget() {
 
 void TcpStream::on_events(std::uint32_t events) {
   std::uint8_t bits = 0;
+  if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) hung_up_ = true;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) bits |= kRead;
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) bits |= kWrite;
   if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ending_ = true;

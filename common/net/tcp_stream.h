@@ -28,7 +28,8 @@ class TcpStream final : public Stream, private Watched {
   UvLoop& uv_;
   Fd socket_;
   bool watched_ = false;
-  bool ending_ = false;  // end of stream or an error waits behind the data
+  bool hung_up_ = false;  // end of stream or an error is on its way
+  bool ending_ = false;   // end of stream or an error waits behind the data
 };
 
 /// TCP_NODELAY, keepalive and TCP_USER_TIMEOUT as every carried connection has them. `dead_after`: unacknowledged

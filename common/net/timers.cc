@@ -1,5 +1,7 @@
 #include "common/net/timers.h"
 
+#include <algorithm>
+
 namespace ebb::net {
 
 void Timer::disarm() {
@@ -36,46 +38,54 @@ void Timers::arm(Timer& timer, TimePoint now, Duration after) {
 }
 
 void Timers::place(Timer& timer) {
+  constexpr std::int64_t kRow = kSlots;
   timer.home_ = this;
   // Rounded up: never early.
   std::int64_t tick = tick_of(timer.due_ + kTick - Duration(1));
   if (tick <= done_) tick = done_ + 1;
-  constexpr std::int64_t kRow = kSlots;
-  if (tick - done_ < kRow) {
+  const std::int64_t row = tick / kRow;
+  if (tick - done_ <= kRow) {
     link(near_[static_cast<std::size_t>(tick % kRow)], timer);
-  } else if (tick / kRow - done_ / kRow < kRow) {
-    link(far_[static_cast<std::size_t>(tick / kRow % kRow)], timer);
+    next_ = std::min(next_, tick);
+  } else if (row - done_ / kRow <= kRow) {
+    link(far_[static_cast<std::size_t>(row % kRow)], timer);
+    next_ = std::min(next_, row * kRow);
   } else {
     link(beyond_, timer);
+    next_ = std::min(next_, (done_ / kRow / kRow + 1) * kRow * kRow);
   }
 }
 
-void Timers::run(TimePoint now) {
+/// At the last tick before a row: its timers, and those beyond when far_ wraps, are placed again, nearer.
+void Timers::cascade() {
   constexpr std::int64_t kRow = kSlots;
-  const std::int64_t target = tick_of(now);
-  const auto move_all = [this](List& list) {
+  const std::int64_t row = (done_ + 1) / kRow;
+  const auto place_again = [this](List& list) {
     List moved;
     while (!list.empty()) {
       Timer& timer = *list.head.next_;
       timer.disarm();
       link(moved, timer);
+      timer.home_ = this;
     }
     while (!moved.empty()) {
       Timer& timer = *moved.head.next_;
-      timer.home_ = this;
       timer.disarm();
       place(timer);
     }
   };
-  while (done_ < target) {
+  if (row % kRow == 0) place_again(beyond_);
+  place_again(far_[static_cast<std::size_t>(row % kRow)]);
+}
+
+void Timers::run(TimePoint now) {
+  constexpr std::int64_t kRow = kSlots;
+  const std::int64_t target = tick_of(now);
+  while (next_ <= target) {
+    done_ = next_ - 1;  // nothing to do before, however long that is
+    if (next_ % kRow == 0) cascade();
     ++done_;
-    if (done_ % kRow == 0) {
-      // place() works relative to done_: step back so that this very tick stays reachable.
-      --done_;
-      if (((done_ + 1) / kRow) % kRow == 0) move_all(beyond_);
-      move_all(far_[static_cast<std::size_t>((done_ + 1) / kRow % kRow)]);
-      ++done_;
-    }
+    // Callbacks may arm into this very slot, for done_ + kSlots: what is due now waits in a list of its own.
     List due;
     List& slot = near_[static_cast<std::size_t>(done_ % kRow)];
     while (!slot.empty()) {
@@ -89,20 +99,28 @@ void Timers::run(TimePoint now) {
       timer.disarm();
       timer.fire_(timer.owner_);
     }
-    due.head.prev_ = due.head.next_ = nullptr;
+    next_ = first_used();
   }
+  done_ = std::max(done_, target);
+}
+
+/// The earliest tick at which a list has to be looked at, or kNever.
+std::int64_t Timers::first_used() const {
+  constexpr std::int64_t kRow = kSlots;
+  std::int64_t first = kNever;
+  if (!beyond_.empty()) first = (done_ / kRow / kRow + 1) * kRow * kRow;
+  for (std::int64_t row = done_ / kRow + 1; row <= done_ / kRow + kRow && row * kRow < first; ++row) {
+    if (!far_[static_cast<std::size_t>(row % kRow)].empty()) first = row * kRow;
+  }
+  for (std::int64_t tick = done_ + 1; tick <= done_ + kRow && tick < first; ++tick) {
+    if (!near_[static_cast<std::size_t>(tick % kRow)].empty()) first = tick;
+  }
+  return first;
 }
 
 std::optional<TimePoint> Timers::next_due() const {
-  constexpr std::int64_t kRow = kSlots;
-  for (std::int64_t tick = done_ + 1; tick < done_ + kRow; ++tick) {
-    if (!near_[static_cast<std::size_t>(tick % kRow)].empty()) return start_ + tick * kTick;
-  }
-  for (std::int64_t row = done_ / kRow + 1; row < done_ / kRow + kRow; ++row) {
-    if (!far_[static_cast<std::size_t>(row % kRow)].empty()) return start_ + row * kRow * kTick;
-  }
-  if (!beyond_.empty()) return start_ + (done_ / kRow / kRow + 1) * kRow * kRow * kTick;
-  return std::nullopt;
+  if (next_ == kNever) return std::nullopt;
+  return start_ + next_ * kTick;
 }
 
 }  // namespace ebb::net

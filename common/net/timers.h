@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 
 #include "common/base/time.h"
@@ -53,6 +54,7 @@ class Timers {
   friend class Timer;
   static constexpr std::size_t kSlots = 256;
   static constexpr Duration kTick = std::chrono::milliseconds(8);
+  static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
 
   struct List {  // circular, the head is a dummy
     Timer head{nullptr, nullptr};
@@ -61,13 +63,16 @@ class Timers {
   };
   std::int64_t tick_of(TimePoint at) const { return (at - start_) / kTick; }
   void place(Timer& timer);
+  void cascade();
+  std::int64_t first_used() const;
   static void link(List& list, Timer& timer);
 
   TimePoint start_;
-  std::int64_t done_ = 0;               // every tick up to and including this one has fired
-  std::array<List, kSlots> near_;       // one tick each
-  std::array<List, kSlots> far_;        // kSlots ticks each
-  List beyond_;                         // later than far_ reaches: looked at when far_ wraps
+  std::int64_t done_ = 0;          // every tick up to and including this one has fired
+  std::int64_t next_ = kNever;     // no list has to be looked at before this tick
+  std::array<List, kSlots> near_;  // one tick each: done_ + 1 ... done_ + kSlots
+  std::array<List, kSlots> far_;   // a row of kSlots ticks each, the kSlots rows after that of done_
+  List beyond_;                    // later rows: looked at when far_ wraps
 };
 
 }  // namespace ebb::net

@@ -7,6 +7,7 @@
 #include <array>
 #include <cassert>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 namespace ebb::net {
@@ -21,6 +22,7 @@ struct UvLoop::Impl {
   uv_idle_t idle{};
   uv_timer_t timer{};
   uv_async_t async{};
+  std::optional<TimePoint> timer_due;  // what `timer` is set for
   Fd epoll;
   std::array<epoll_event, 256> events{};
   int fetched = 0;  // events[next..fetched) are still to be told
@@ -40,6 +42,8 @@ struct UvLoop::Impl {
   }
   void before_wait() {
     // Posted work, timers and idle turns may have scheduled something: nothing may be left when the loop sleeps.
+    const TimePoint now = Clock::now();
+    self.set_now(now);
     self.dispatch();
     if (self.ready_pending()) {
       uv_idle_start(&idle, [](uv_idle_t*) {});  // a running idle handle keeps the poll from waiting
@@ -47,16 +51,20 @@ struct UvLoop::Impl {
       uv_idle_stop(&idle);
     }
     const auto due = self.timers().next_due();
+    if (due == timer_due) return;
+    timer_due = due;
     if (!due) {
       uv_timer_stop(&timer);
       return;
     }
-    const auto wait = std::chrono::ceil<std::chrono::milliseconds>(*due - Clock::now()).count();
+    uv_update_time(&loop);
+    const auto wait = std::chrono::ceil<std::chrono::milliseconds>(*due - now).count();
     uv_timer_start(
         &timer, [](uv_timer_t* t) { static_cast<Impl*>(t->data)->fire(); },
         static_cast<std::uint64_t>(std::max<std::int64_t>(wait, 0)), 0);
   }
   void fire() {
+    timer_due.reset();
     self.set_now(Clock::now());
     self.timers().run(self.now());
     self.dispatch();
