@@ -24,7 +24,6 @@ void SocketSide::abort() {
 
 void SocketSide::wind_down() {
   winding_ = true;
-  if (!wire_.attached()) return relay_->on_wound_down(*this);
   wire_.discard_input();
   wire_.send_end();
   if (sent_all_) after_all_sent();  // it went out before: send_end() had nothing to tell

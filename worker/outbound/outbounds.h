@@ -1,0 +1,57 @@
+// The ways out: from an outbound of the configuration and a target to the side of a relay that reaches it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "common/base/address.h"
+#include "common/config/config.h"
+#include "common/crypto/random.h"
+#include "common/net/dial.h"
+#include "common/net/uv_loop.h"
+#include "worker/relay/relay.h"
+#include "worker/relay/wire.h"
+
+namespace ebb::outbound {
+
+/// What everything on one loop shares.
+struct Surroundings {
+  net::UvLoop& loop;
+  relay::BlockPool& blocks;
+  crypto::RandomSource& random;
+};
+
+/// A connection to be made, and what it has to speak.
+struct Way {
+  net::DialPlan plan;
+  std::unique_ptr<relay::Codec> codec;  // null: plain
+};
+
+class Outbounds {
+ public:
+  /// `config` must outlive this.
+  Outbounds(const config::Config& config, Surroundings surroundings) : config_(config), around_(surroundings) {}
+
+  /// The origin side of a relay to `target` through outbound number `index`: dials, queues what comes before the
+  /// connection is there, and fails the relay when it cannot be made.
+  std::unique_ptr<relay::Side> open(std::size_t index, const Target& target);
+
+  /// How outbound `index` reaches `target`, for a tunnel that dials by itself (one attempt; the bridge has its own
+  /// back-off). Errors: refused, for an outbound that leads nowhere (blackhole) or a target it cannot carry.
+  Result<Way> way(std::size_t index, const Target& target);
+
+  const config::Config& config() const { return config_; }
+
+ private:
+  Result<Way> freedom(const config::FreedomOutbound& settings, const Target& target) const;
+  Result<Way> vmess(const config::VmessOutbound& settings, const Target& target);
+
+  const config::Config& config_;
+  Surroundings around_;
+  std::size_t turn_ = 0;  // vmess servers are used in turn
+};
+
+/// The policy timers of a level as a relay wants them.
+relay::RelayTimes relay_times(const config::PolicyLevel& level);
+
+}  // namespace ebb::outbound
