@@ -50,8 +50,8 @@ class OfferBook {
   OfferBook(Options options, Ended ended);
 
   // ---- links: one per broker generation
-  /// LINK_ADD. `link` must outlive on_link_eof() or on_link_fault() for this generation.
-  void add_link(std::uint64_t broker_gen, Sender& link, std::uint32_t credits);
+  /// LINK_ADD. `link` must outlive on_link_eof() or on_link_fault() for this generation. False: there is one already.
+  bool add_link(std::uint64_t broker_gen, Sender& link, std::uint32_t credits);
   /// BROKER_STATE. `dead` only stops new offers: what is out comes back with the link's end of file.
   void on_broker_state(std::uint64_t broker_gen, BrokerPhase phase);
   /// A message of the handoff link. Anything but `none`: send_fault() on the channel, then on_link_fault().
@@ -121,6 +121,7 @@ class OfferBook {
   Links::iterator choose(const OfferRecord& record);
   bool misplaced(const Entry& entry, Links::iterator better) const;
   void recall_misplaced();
+  void place_held(TimePoint now);
   void send_batch(std::uint64_t gen, LinkState& link, TimePoint now, std::deque<Hid>& rest);
   void to_held(Hid hid, Entry& entry);
   void end(std::unordered_map<Hid, Entry>::iterator it, OfferOutcome outcome);
@@ -134,7 +135,8 @@ class OfferBook {
   std::deque<Hid> held_;  // first come, first served
   std::size_t blob_bytes_ = 0;
   std::uint32_t counter_ = 0;
-  bool stale_ = false;  // something changed since flush() last looked at held_
+  std::optional<TimePoint> held_due_;  // the next time at which something held must be looked at
+  bool stale_ = false;                 // something changed since flush() last looked at held_
   struct Ending {
     OfferRecord record;
     OfferOutcome outcome;

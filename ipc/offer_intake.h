@@ -44,7 +44,7 @@ struct OwnedOffer {
   Duration waited{};  // since the offer came: the histogram reverse_wait_seconds
 };
 
-/// What the broker decides. None of these may call back into the intake, except from own() nothing at all.
+/// What the broker decides. Of the intake these may call nothing but set_tunnels().
 class OfferHost {
  public:
   virtual ~OfferHost() = default;
@@ -143,16 +143,15 @@ class OfferIntake {
   };
 
   FaultCode on_offer(LinkId id, LinkState& link, Message& message, TimePoint now);
-  FaultCode on_recall(LinkState& link, const Message& message);
+  void on_recall(LinkState& link, const Message& message);
   /// Asks the host about each and acts on the answers. `stop_at_park`: the first park() ends it.
   void settle(const std::vector<Order>& orders, bool stop_at_park, TimePoint now);
-  void take(LinkId id, std::vector<Chosen>& chosen, TimePoint now);
+  void take(std::vector<Chosen>& batch, TimePoint now);
   void refuse(Order order, RefuseReason reason);
   Pending remove(Order order);
-  void flush(LinkId id, LinkState& link, TimePoint now);
+  void flush(LinkState& link, TimePoint now);
   void flush_all(TimePoint now);
-  bool send_tunnels(LinkState& link, TimePoint now);
-  void forget_if_gone(LinkId id);
+  static bool send_tunnels(LinkState& link);
 
   Options options_;
   OfferHost& host_;
