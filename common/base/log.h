@@ -41,7 +41,7 @@ Field<T> kv(std::string_view key, const T& value) {
 struct Quoted {
   std::string_view bytes;
 };
-inline Quoted quoted(std::string_view bytes) { return {bytes}; }
+inline Quoted quote(std::string_view bytes) { return {bytes}; }  // not "quoted": std::quoted would win
 
 namespace log {
 
