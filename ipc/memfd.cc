@@ -20,13 +20,13 @@ std::unexpected<Error> os_error(const char* call) {
   return std::unexpected(Error{Errc::os, std::string(call) + ": " + std::generic_category().message(errno), {}});
 }
 
-Result<std::size_t> sealed_size(const Fd& fd, int seals) {
-  const int have = ::fcntl(fd.get(), F_GET_SEALS);
+Result<std::size_t> sealed_size(int fd, int seals) {
+  const int have = ::fcntl(fd, F_GET_SEALS);
   if (have < 0 || (have & seals) != seals) {
     return std::unexpected(Error{Errc::protocol, "a memfd without the seals it must have", {}});
   }
   struct stat info{};
-  if (::fstat(fd.get(), &info) != 0) return os_error("fstat");
+  if (::fstat(fd, &info) != 0) return os_error("fstat");
   return static_cast<std::size_t>(info.st_size);
 }
 
@@ -63,25 +63,25 @@ Mapping::~Mapping() {
   if (at_ != nullptr) ::munmap(at_, size_);
 }
 
-Result<Mapping> map_sealed(const Fd& fd) {
+Result<Mapping> map_sealed(int fd) {
   const auto size = sealed_size(fd, kAllSeals);
   if (!size) return std::unexpected(size.error());
   if (*size == 0) return Mapping();
-  void* at = ::mmap(nullptr, *size, PROT_READ, MAP_SHARED, fd.get(), 0);
+  void* at = ::mmap(nullptr, *size, PROT_READ, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return os_error("mmap");
   return Mapping(at, *size);
 }
 
-Result<Mapping> map_shared(const Fd& fd) {
+Result<Mapping> map_shared(int fd) {
   const auto size = sealed_size(fd, kSizeSeals);
   if (!size) return std::unexpected(size.error());
   if (*size == 0) return std::unexpected(Error{Errc::protocol, "an empty shared memfd", {}});
-  void* at = ::mmap(nullptr, *size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  void* at = ::mmap(nullptr, *size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return os_error("mmap");
   return Mapping(at, *size);
 }
 
-Result<Bytes> read_sealed(const Fd& fd, std::size_t limit) {
+Result<std::string> read_sealed(int fd, std::size_t limit) {
   const auto mapping = map_sealed(fd);
   if (!mapping) return std::unexpected(mapping.error());
   if (mapping->size() > limit) {
@@ -90,8 +90,7 @@ Result<Bytes> read_sealed(const Fd& fd, std::size_t limit) {
         "a memfd of " + std::to_string(mapping->size()) + " bytes, at most " + std::to_string(limit) + " expected",
         {}});
   }
-  const ConstSpan bytes = mapping->bytes();
-  return Bytes(bytes.begin(), bytes.end());
+  return std::string(as_text(mapping->bytes()));
 }
 
 }  // namespace ebb::ipc

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <utility>
 
 #include "common/base/bytes.h"
@@ -33,8 +34,8 @@ class Mapping {
   ConstSpan bytes() const { return {static_cast<const std::uint8_t*>(at_), size_}; }
 
  private:
-  friend Result<Mapping> map_sealed(const Fd& fd);
-  friend Result<Mapping> map_shared(const Fd& fd);
+  friend Result<Mapping> map_sealed(int fd);
+  friend Result<Mapping> map_shared(int fd);
   Mapping(void* at, std::size_t size) : at_(at), size_(size) {}
 
   void* at_ = nullptr;
@@ -43,10 +44,10 @@ class Mapping {
 
 /// Maps the whole of a memfd made by make_sealed(), read-only. Errors: protocol when a seal is missing (a change under
 /// our feet would be a crash), os. An empty file gives an empty mapping.
-Result<Mapping> map_sealed(const Fd& fd);
+Result<Mapping> map_sealed(int fd);
 /// Maps the whole of a memfd made by make_shared(), read and write, shared. Errors: as above.
-Result<Mapping> map_shared(const Fd& fd);
+Result<Mapping> map_shared(int fd);
 /// Copies the whole of a sealed memfd. Errors: protocol when larger than `limit` or not sealed, os.
-Result<Bytes> read_sealed(const Fd& fd, std::size_t limit);
+Result<std::string> read_sealed(int fd, std::size_t limit);
 
 }  // namespace ebb::ipc
