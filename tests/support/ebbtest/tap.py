@@ -17,6 +17,7 @@ class Link:
         self.opened, self.closed_by = time.monotonic(), ""  # UP: the bridge ended first; DOWN: the portal did
         self.closed = 0.0
         self.events: list[tuple[float, str, int]] = []
+        self.opening = b""  # the first 4 KiB that the bridge sent, to be replayed
         self.sockets = {UP: dialler, DOWN: listener}  # where bytes of that direction come from
 
     def total(self, way: str) -> int:
@@ -93,6 +94,8 @@ class Tap:
                 link.events.append((time.monotonic(), way, got))
                 if way == DOWN:
                     self._flow.wait(60)
+                elif len(link.opening) < 4096:
+                    link.opening += bytes(buffer[:got])
                 sink.sendall(buffer[:got])
         except OSError:
             pass

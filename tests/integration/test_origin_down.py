@@ -1,0 +1,75 @@
+"""The service behind the bridge is not there, or goes away."""
+
+import socket
+import time
+import unittest
+
+from ebbtest import case, visitors, wait
+
+GIVES_UP_S = 1.0  # the bridge dials five times in this time, as V2Ray does: spec/reverse.md 3.1
+
+
+@case.beyond_v2ray
+class OriginDown(case.PairCase):
+    def test_refused_visitor_is_reset_within_a_second_of_giving_up(self):
+        self.start_pair()
+        self.web.stop()
+        for first in (b"GET / HTTP/1.1\r\n\r\n", b""):
+            begin = time.monotonic()
+            sock = self.connect(self.public)
+            sock.sendall(first)
+            self.assertEqual(visitors.ending(sock, 10), "rst")
+            self.assertLess(time.monotonic() - begin, GIVES_UP_S + 1)
+
+    def test_origin_that_resets_in_mid_answer(self):
+        """The visitor must not take half an answer for a whole one."""
+        self.start_pair()
+        sock = self.connect(self.public)
+        sock.sendall(b"RST 100000\n")
+        self.assertEqual(visitors.ending(sock, 3), "rst")
+
+    def test_other_visitors_go_on(self):
+        self.start_pair()
+        stream = self.open_echo(self.public)
+        stream.exchange()
+        self.web._listener.close()  # refuses new connections, keeps the old
+        self.web._listener = None
+        refused = self.connect(self.public)
+        refused.sendall(b"x")
+        self.assertEqual(visitors.ending(refused, 5), "rst")
+        self.assertLess(stream.exchange(), 1)
+
+    def test_origin_comes_back(self):
+        self.start_pair()
+        self.web.stop()
+        self.assertFalse(visitors.fetches(self.public, 3))
+        self.web.start()
+        self.assertTrue(visitors.fetches(self.public))
+
+
+class HalfClose(case.PairCase):
+    @case.beyond_v2ray
+    def test_late_answer_after_the_visitors_end(self):
+        """Between our own nodes the end of one direction travels: the origin sees it and then answers."""
+        self.start_pair()
+        sock = self.connect(self.public)
+        sock.sendall(b"LATE 500 answer\n")
+        sock.shutdown(socket.SHUT_WR)
+        self.assertEqual(sock.recv(100), b"answer")
+        self.assertEqual(visitors.ending(sock, 2), "fin")
+
+    @case.beyond_v2ray
+    def test_visitor_goes_on_after_the_origins_end(self):
+        self.start_pair()
+        sock = self.connect(self.public)
+        sock.sendall(b"FIN 1000\n")
+        self.assertEqual(visitors.ending(sock, 3), "fin")
+        sock.sendall(b"y" * 5000)
+        sock.shutdown(socket.SHUT_WR)
+        visit = self.web.visits[-1]
+        wait.until("all of it arrived", lambda: visit.eof, 3)
+        self.assertEqual(visit.received, len(b"FIN 1000\n") + 5000)
+
+
+if __name__ == "__main__":
+    unittest.main()
