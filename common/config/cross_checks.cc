@@ -1,0 +1,5 @@
+#include "common/config/draft.h"
+
+namespace ebb::config {
+void cross_check(const Draft&, Report&) {}
+}  // namespace ebb::config

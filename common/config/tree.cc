@@ -1,0 +1,158 @@
+#include "common/config/tree.h"
+
+#include <simdjson.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace ebb::config {
+namespace {
+
+namespace od = simdjson::ondemand;
+using simdjson::error_code;
+
+class Builder {
+ public:
+  Builder(const char* begin, std::uint16_t file) : begin_(begin), file_(file) {}
+
+  error_code object(od::object object, Node& out) {
+    out.kind = Kind::object;
+    out.file = file_;
+    for (auto entry : object) {
+      od::field field;
+      if (const auto error = std::move(entry).get(field)) return error;
+      Node& member = out.items.emplace_back();
+      member.key_offset = offset_of(field.key().raw()) - 1;  // raw() points behind the quote
+      std::string_view key;
+      if (const auto error = field.unescaped_key().get(key)) return error;
+      member.key = key;
+      if (const auto error = value(field.value(), member)) return error;
+    }
+    return simdjson::SUCCESS;
+  }
+
+  std::uint32_t offset_of(const char* at) const { return static_cast<std::uint32_t>(at - begin_); }
+  std::uint32_t last_offset() const { return last_; }
+
+ private:
+  error_code value(od::value value, Node& out) {
+    const std::string_view token = value.raw_json_token();
+    out.file = file_;
+    out.offset = last_ = offset_of(token.data());
+    switch (token.front()) {
+      case '{': {
+        od::object object_value;
+        if (const auto error = value.get_object().get(object_value)) return error;
+        return object(object_value, out);
+      }
+      case '[': return array(value, out);
+      case '"': {
+        out.kind = Kind::string;
+        std::string_view text;
+        if (const auto error = value.get_string().get(text)) return error;
+        out.text = text;
+        return simdjson::SUCCESS;
+      }
+      case 't':
+      case 'f': out.kind = Kind::boolean; return value.get_bool().get(out.boolean);
+      case 'n': return value.is_null() ? simdjson::SUCCESS : simdjson::N_ATOM_ERROR;
+      default:
+        out.kind = Kind::number;
+        out.text = token.substr(0, token.find_first_of(" \t\r\n,]}"));
+        return simdjson::SUCCESS;
+    }
+  }
+
+  error_code array(od::value value, Node& out) {
+    out.kind = Kind::array;
+    od::array elements;
+    if (const auto error = value.get_array().get(elements)) return error;
+    for (auto entry : elements) {
+      od::value element;
+      if (const auto error = std::move(entry).get(element)) return error;
+      if (const auto error = this->value(element, out.items.emplace_back())) return error;
+    }
+    return simdjson::SUCCESS;
+  }
+
+  const char* begin_;
+  std::uint16_t file_;
+  std::uint32_t last_ = 0;
+};
+
+/// Folds members with equal keys into the later one's place, everywhere below `node`.
+void fold_duplicates(Node& node, const std::string& path, std::vector<DuplicateKey>& found) {
+  if (node.kind == Kind::array) {
+    for (std::size_t i = 0; i < node.items.size(); ++i) {
+      if (!node.items[i].items.empty()) fold_duplicates(node.items[i], path + "[" + std::to_string(i) + "]", found);
+    }
+  }
+  if (node.kind != Kind::object) return;
+  std::vector<std::size_t> order(node.items.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return node.items[a].key < node.items[b].key; });
+  std::vector<bool> gone(node.items.size());
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    Node& earlier = node.items[order[i - 1]];
+    Node& later = node.items[order[i]];
+    if (earlier.key != later.key) continue;
+    found.push_back({path + "." + later.key, later.key_offset, earlier.key_offset});
+    if (earlier.kind == Kind::object && later.kind == Kind::object) {
+      earlier.items.insert(earlier.items.end(), std::make_move_iterator(later.items.begin()),
+                           std::make_move_iterator(later.items.end()));
+      later.items = std::move(earlier.items);
+    }
+    gone[order[i - 1]] = true;
+  }
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < node.items.size(); ++i) {
+    if (gone[i]) continue;
+    if (kept != i) node.items[kept] = std::move(node.items[i]);
+    ++kept;
+  }
+  node.items.resize(kept);
+  for (Node& item : node.items) {
+    if (!item.items.empty()) fold_duplicates(item, path + "." + item.key, found);
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(Kind kind) {
+  switch (kind) {
+    case Kind::null: return "null";
+    case Kind::boolean: return "true or false";
+    case Kind::number: return "a number";
+    case Kind::string: return "a string";
+    case Kind::array: return "an array";
+    case Kind::object: return "an object";
+  }
+  return "";
+}
+
+Tree parse_tree(std::string text, std::uint16_t file) {
+  Tree tree;
+  const std::size_t size = text.size();
+  text.resize(size + simdjson::SIMDJSON_PADDING, ' ');
+  od::parser parser;
+  od::document document;
+  Builder builder(text.data(), file);
+  auto error = parser.iterate(text.data(), size, text.size()).get(document);
+  od::object root;
+  if (!error) error = document.get_object().get(root);
+  if (!error) {
+    tree.root.offset = static_cast<std::uint32_t>(text.find('{'));
+    error = builder.object(root, tree.root);
+  }
+  if (error) {
+    tree.failed = true;
+    tree.failed_offset = builder.last_offset();
+    tree.failed_message = simdjson::error_message(error);
+    return tree;
+  }
+  fold_duplicates(tree.root, "$", tree.duplicates);
+  return tree;
+}
+
+}  // namespace ebb::config

@@ -1,0 +1,43 @@
+// A JSON text as a tree that remembers where everything stood.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ebb::config {
+
+enum class Kind : std::uint8_t { null, boolean, number, string, array, object };
+std::string_view name_of(Kind kind);  // "a string", "an object", …
+
+struct Node {
+  Kind kind = Kind::null;
+  bool boolean = false;
+  std::uint16_t file = 0;
+  std::uint32_t offset = 0;      // of the value's first character
+  std::uint32_t key_offset = 0;  // of the key's opening quote, for members
+  std::string key;               // unescaped, for members
+  std::string text;              // a string, unescaped; a number as written
+  std::vector<Node> items;       // elements, or members in file order
+};
+
+struct DuplicateKey {
+  std::string path;
+  std::uint32_t offset = 0;  // of the later key
+  std::uint32_t earlier = 0;
+};
+
+struct Tree {
+  Node root;
+  std::vector<DuplicateKey> duplicates;
+  bool failed = false;  // the strict parser refused what the pre-scan let through
+  std::uint32_t failed_offset = 0;
+  std::string failed_message;
+};
+
+/// Parses a prescanned text whose value is an object. The same key twice in one object: two objects are merged member
+/// by member, anything else is replaced by the later value, as in V2Ray.
+Tree parse_tree(std::string text, std::uint16_t file);
+
+}  // namespace ebb::config
