@@ -1,5 +1,6 @@
 #include "common/net/loop.h"
 
+#include "common/net/linger.h"
 #include "common/net/stream.h"
 
 namespace ebb::net {
@@ -12,14 +13,20 @@ void Deferred::cancel() {
 }
 
 Loop::Loop(TimePoint now)
-    : now_(now), timers_(now), read_buffer_(std::make_unique_for_overwrite<std::uint8_t[]>(kFrontRoom + kReadBytes)) {
+    : now_(now),
+      timers_(now),
+      read_buffer_(std::make_unique_for_overwrite<std::uint8_t[]>(kFrontRoom + kReadBytes)),
+      lingering_(std::make_unique<Lingering>()) {
   deferred_.prev_ = deferred_.next_ = &deferred_;
 }
 
 Loop::~Loop() {
+  end_lingering();
   while (deferred_.next_ != &deferred_) deferred_.next_->cancel();
   deferred_.prev_ = deferred_.next_ = nullptr;
 }
+
+void Loop::end_lingering() { lingering_ = std::make_unique<Lingering>(); }
 
 void Loop::defer(Deferred& work) {
   if (work.scheduled()) return;

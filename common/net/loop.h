@@ -11,8 +11,9 @@
 
 namespace ebb::net {
 
-class Stream;
+class Lingering;
 class Loop;
+class Stream;
 
 /// Work to do once, after the events of this wake-up and before the next wait. A member of its owner.
 class Deferred {
@@ -51,9 +52,13 @@ class Loop {
   void defer(Deferred& work);
   /// kFrontRoom + kReadBytes, shared by everything on the loop: valid within one callback only.
   MutSpan read_buffer() { return {read_buffer_.get(), kFrontRoom + kReadBytes}; }
+  /// Streams being closed with care: linger_close() is the way in.
+  Lingering& lingering() { return *lingering_; }
 
  protected:
   friend class Stream;
+  /// Closes what lingers now: a derived loop whose streams need it calls this in its destructor.
+  void end_lingering();
   void set_now(TimePoint now) { now_ = now; }
   Timers& timers() { return timers_; }
   /// Calls every stream that is ready and watched, once, then deferred work until none is left.
@@ -71,6 +76,7 @@ class Loop {
   Stream* ready_head_ = nullptr;
   Stream* ready_tail_ = nullptr;
   std::unique_ptr<std::uint8_t[]> read_buffer_;
+  std::unique_ptr<Lingering> lingering_;
 };
 
 }  // namespace ebb::net

@@ -97,6 +97,7 @@ UvLoop::UvLoop() : Loop(Clock::now()), impl_(std::make_unique<Impl>(*this)) {
 }
 
 UvLoop::~UvLoop() {
+  end_lingering();  // its streams leave the epoll set
   Impl& my = *impl_;
   for (auto* handle : {reinterpret_cast<uv_handle_t*>(&my.poll), reinterpret_cast<uv_handle_t*>(&my.prepare),
                        reinterpret_cast<uv_handle_t*>(&my.idle), reinterpret_cast<uv_handle_t*>(&my.timer),
