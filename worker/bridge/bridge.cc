@@ -1,0 +1,220 @@
+#include "worker/bridge/bridge.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "common/base/log.h"
+
+namespace ebb::bridge {
+namespace {
+
+std::uint64_t next_tunnel_id() {
+  static std::uint64_t last = 0;
+  return ++last;
+}
+
+reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, const Home& home) {
+  reverse::BridgeTunnelSettings out;
+  out.domain = bridge.domain;
+  out.hello = home.hello;
+  out.seed = home.around.random.below(0xffffffff);
+  return out;
+}
+
+relay::TunnelLimits tunnel_limits(const config::Settings& settings) {
+  return {settings.limits.stream_buffer, settings.limits.tunnel_buffer, settings.timers.stall};
+}
+
+}  // namespace
+
+// --- BridgeLink ------------------------------------------------------------------------------------------------------
+
+BridgeLink::BridgeLink(Bridge& bridge, TunnelId id, std::unique_ptr<relay::Codec> codec, std::string peer)
+    : Tunnel(bridge.home_.around.loop, bridge.home_.around.blocks, std::move(codec),
+             tunnel_limits(bridge.home_.config.settings)),
+      bridge_(bridge),
+      id_(id),
+      peer_(std::move(peer)),
+      since_(bridge.home_.around.loop.now()),
+      plan_(tunnel_settings(bridge.settings_, bridge.home_), since_),
+      settled_([](void* self) { static_cast<BridgeLink*>(self)->bridge_.plan_.tunnel_settled(); }, this) {}
+
+BridgeLink::~BridgeLink() {
+  if (!dead()) plan_.abort_streams(*this);
+}
+
+void BridgeLink::start(std::unique_ptr<net::TcpStream> stream) {
+  loop_.arm(settled_, reverse::BridgePlan::kSettled);
+  attach(std::move(stream), {});
+}
+
+Decoded<> BridgeLink::feed(ConstSpan plain) {
+  auto fed = plan_.feed(plain, loop_.now(), *this);
+  bridge_.review_soon();
+  return fed;
+}
+
+void BridgeLink::tick() {
+  plan_.tick(loop_.now());
+  bridge_.review_soon();
+}
+
+void BridgeLink::forget(StreamId stream) {
+  plan_.close(stream, loop_.now());
+  bridge_.review_soon();
+}
+
+void BridgeLink::refuse(StreamId stream) {
+  std::array<std::uint8_t, mux::kEndFrame> frame;
+  mux::write_end(frame, stream, true);
+  send_frames(frame);
+  plan_.close(stream, loop_.now());
+}
+
+void BridgeLink::on_open(StreamId stream, const Target& target, ConstSpan) {
+  Home& home = bridge_.home_;
+  const auto& tag = bridge_.settings_.tag;
+  if (target.network != Network::tcp) {
+    log_event(log::Level::info, "bridge", "UDP stream was refused: carrying UDP is not built yet", kv("tag", tag),
+              kv("target", target));
+    return refuse(stream);
+  }
+  routing::Subject subject;
+  subject.inbound_tag = tag;
+  subject.target = &target;
+  const auto decision = home.router.decide(subject);
+  log::AccessLine line;
+  line.target = &target;
+  std::unique_ptr<relay::Side> origin;
+  if (decision.kind == routing::Decision::Kind::outbound) {
+    line.outbound_tag = home.config.outbounds[decision.index].tag;
+    origin = home.outbounds.open(decision.index, target);
+  } else if (decision.kind == routing::Decision::Kind::portal && home.open_in_portal) {
+    line.outbound_tag = home.config.portals[decision.index].tag;
+    origin = home.open_in_portal(decision.index, target);
+  }
+  if (!origin) {
+    log_event(log::Level::warning, "bridge", "stream leads nowhere", kv("tag", tag), kv("target", target));
+    return refuse(stream);
+  }
+  log_access(line);
+  home.relays.start(make_side(stream, false), std::move(origin), outbound::relay_times(home.config.level(0)));
+}
+
+void BridgeLink::on_tunnel_over(const Error& why) { bridge_.link_over(*this, why); }
+
+// --- Bridge ----------------------------------------------------------------------------------------------------------
+
+Bridge::Bridge(const config::Bridge& settings, Home& home)
+    : settings_(settings),
+      home_(home),
+      plan_({settings.min_tunnels, settings.max_tunnels}),
+      timer_([](void* self) { static_cast<Bridge*>(self)->review(); }, this),
+      review_later_([](void* self) { static_cast<Bridge*>(self)->review(); }, this) {}
+
+Bridge::~Bridge() = default;
+
+void Bridge::start() {
+  dialling_allowed_ = true;
+  review_soon();
+}
+
+void Bridge::stop_dialling() {
+  dialling_allowed_ = false;
+  dials_.clear();
+  timer_.disarm();
+}
+
+void Bridge::abort(const Error& why) {
+  stop_dialling();
+  for (auto& link : links_) link->abort(why);
+}
+
+reverse::BridgeLoad Bridge::load() const {
+  reverse::BridgeLoad out;
+  out.dialling = dials_.size();
+  for (const auto& link : links_) {
+    switch (link->plan().state()) {
+      case reverse::BridgeTunnel::State::active:
+        ++out.active;
+        out.sessions += link->plan().sessions();
+        break;
+      case reverse::BridgeTunnel::State::draining: ++out.draining; break;
+      case reverse::BridgeTunnel::State::dead: break;
+    }
+  }
+  return out;
+}
+
+void Bridge::review() {
+  done_dials_.clear();
+  if (!dialling_allowed_) return;
+  const TimePoint now = home_.around.loop.now();
+  for (std::size_t due = plan_.dials_due(load(), now); due > 0; --due) dial();
+  if (const auto next = plan_.next_deadline(now)) {
+    home_.around.loop.arm(timer_, std::max(*next - now, Duration(0)));
+  }
+}
+
+void Bridge::dial() {
+  // The way is looked up anew each time: routing decides, servers take turns, names are resolved again.
+  const Target target{Network::tcp, settings_.domain, 0};
+  routing::Subject subject;
+  subject.inbound_tag = settings_.tag;
+  subject.target = &target;
+  const auto decision = home_.router.decide(subject);
+  if (decision.kind != routing::Decision::Kind::outbound) {
+    return dial_failed(Error{Errc::refused, "routing sends the bridge's own connection to no outbound", {}});
+  }
+  auto way = home_.outbounds.way(decision.index, target);
+  if (!way) return dial_failed(way.error());
+  auto dialling = std::make_unique<Dialling>();
+  Dialling* which = dialling.get();
+  which->codec = std::move(way->codec);
+  which->peer = host_text(way->plan.host) + ":" + std::to_string(way->plan.port);
+  dials_.push_back(std::move(dialling));
+  which->dial = std::make_unique<net::Dial>(home_.around.loop, std::move(way->plan),
+                                            [this, which](Result<std::unique_ptr<net::TcpStream>> stream) {
+                                              on_dialled(*which, std::move(stream));
+                                            });
+}
+
+void Bridge::on_dialled(Dialling& which, Result<std::unique_ptr<net::TcpStream>> stream) {
+  const auto at = std::find_if(dials_.begin(), dials_.end(), [&](const auto& d) { return d.get() == &which; });
+  done_dials_.push_back(std::move(*at));
+  dials_.erase(at);
+  review_soon();
+  if (!stream) return dial_failed(stream.error());
+  last_failure_.clear();
+  const auto peer = (*stream)->peer();
+  auto link = std::make_unique<BridgeLink>(*this, TunnelId{next_tunnel_id()}, std::move(which.codec),
+                                           peer ? peer->text() : which.peer);
+  log_event(log::Level::info, "bridge", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()));
+  links_.push_back(std::move(link));
+  links_.back()->start(std::move(*stream));
+}
+
+void Bridge::dial_failed(const Error& why) {
+  plan_.dial_failed(home_.around.loop.now(), home_.around.random.below(0xffffffff));
+  last_failure_ = why.where.empty() ? why.what : why.where + ": " + why.what;
+  // The first failure of a row is worth a look; the rest would only fill the log.
+  const auto level = plan_.failures() % 64 == 1 ? log::Level::warning : log::Level::info;
+  log_event(level, "bridge", "tunnel could not be opened", kv("tag", settings_.tag), kv("reason", last_failure_),
+            kv("failures", plan_.failures()));
+  review_soon();
+}
+
+void Bridge::link_over(BridgeLink& link, const Error& why) {
+  const TimePoint now = home_.around.loop.now();
+  const auto lived = now - link.since();
+  log_event(dialling_allowed_ && link.plan().state() != reverse::BridgeTunnel::State::draining ? log::Level::warning
+                                                                                               : log::Level::info,
+            "bridge", "tunnel closed", kv("tag", settings_.tag), kv("peer", link.peer()), kv("reason", why),
+            kv("lived_s", std::chrono::duration_cast<std::chrono::seconds>(lived).count()));
+  plan_.tunnel_lost(lived, now, home_.around.random.below(0xffffffff));
+  std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });
+  review_soon();
+}
+
+}  // namespace ebb::bridge
