@@ -6,8 +6,8 @@ import unittest
 
 from ebbtest import case, origin, pattern, tap, visitors, wait
 
-GIB = 1 << 30
-SLACK = 0.5
+GIB = pattern.bulk(1 << 30)
+SLACK = case.SLACK_S
 
 
 class PortalBase(case.PairCase):

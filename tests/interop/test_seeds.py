@@ -4,7 +4,7 @@ import unittest
 
 from ebbtest import case, pattern, visitors
 
-SIZE = 256 * pattern.MIB
+SIZE = pattern.bulk(256 * pattern.MIB)
 PAIRINGS = {"ours_ours": ("ours", "ours"), "our_portal_v2ray_bridge": ("ours", "v2ray"),
             "v2ray_portal_our_bridge": ("v2ray", "ours")}
 

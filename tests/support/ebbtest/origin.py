@@ -3,6 +3,7 @@
     GET ...                an HTTP page of 1 KiB; keep-alive unless "Connection: close" is asked for
     ECHO                   everything comes back until the visitor's end of stream
     SINK <n>               takes n bytes, answers their SHA-256 in hex and a newline, closes
+    DROP <n>               takes n bytes unseen, answers "ok" and a newline, closes (for measuring)
     SOURCE <n>             sends n bytes of the pattern, then ends the stream
     BOTH <n>               SINK and SOURCE at once: n bytes out, then the hash of the n bytes in and a newline
     LATE <ms> <text>       waits for the visitor's end of stream, <ms> more, then answers <text> and closes
@@ -155,6 +156,11 @@ class Origin:
         sock.sendall(take(sock, int(words[1]), rest).encode() + b"\n")
         return None
 
+    def _drop(self, sock, visit, words, rest):
+        discard(sock, int(words[1]) - len(rest))
+        sock.sendall(b"ok\n")
+        return None
+
     def _source(self, sock, visit, words, rest):
         for part in pattern.blocks(int(words[1])):
             sock.sendall(part)
@@ -212,6 +218,16 @@ def take(sock: socket.socket, size: int, first: bytes = b"") -> str:
         digest.update(buffer[:got])
         left -= got
     return digest.hexdigest()
+
+
+def discard(sock: socket.socket, size: int) -> None:
+    """Reads `size` bytes without having them copied; ConnectionError when the stream ends early."""
+    buffer = bytearray(BUFFER)
+    while size > 0:
+        got = sock.recv_into(buffer, min(size, BUFFER), socket.MSG_TRUNC)
+        if not got:
+            raise ConnectionError(f"stream ended {size} bytes early")
+        size -= got
 
 
 class UdpOrigin:
