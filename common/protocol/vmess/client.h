@@ -8,6 +8,7 @@
 #include "common/base/bytes.h"
 #include "common/base/result.h"
 #include "common/base/time.h"
+#include "common/crypto/aes.h"
 #include "common/crypto/random.h"
 #include "common/protocol/vmess/account.h"
 #include "common/protocol/vmess/request.h"
