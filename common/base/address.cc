@@ -32,7 +32,8 @@ IpAddress IpAddress::from_v6(const std::array<std::uint8_t, 16>& octets) {
 }
 
 std::optional<IpAddress> IpAddress::parse(std::string_view text) {
-  if (text.empty() || text.size() > 45) return std::nullopt;
+  if (text.empty() || text.size() > 45 || text.find('\0') != text.npos)
+    return std::nullopt;  // a peer's name may hold zeros
   char zero_terminated[46]{};
   std::copy(text.begin(), text.end(), zero_terminated);
   std::array<std::uint8_t, 4> v4{};
@@ -79,9 +80,7 @@ std::string Target::text() const {
   return out + ":" + std::to_string(port);
 }
 
-std::string Endpoint::text() const {
-  return (ip.v6 ? "[" + ip.text() + "]" : ip.text()) + ":" + std::to_string(port);
-}
+std::string Endpoint::text() const { return (ip.v6 ? "[" + ip.text() + "]" : ip.text()) + ":" + std::to_string(port); }
 
 std::optional<Endpoint> endpoint_from(const sockaddr* address) {
   if (address->sa_family == AF_INET) {

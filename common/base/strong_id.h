@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 namespace ebb {
 
@@ -24,5 +26,12 @@ using TunnelId = Strong<std::uint64_t, struct TunnelIdKind>;             // one 
 
 template <class Rep, class Kind>
 struct std::hash<ebb::Strong<Rep, Kind>> {
-  std::size_t operator()(const ebb::Strong<Rep, Kind>& id) const noexcept { return std::hash<Rep>{}(id.value); }
+  std::size_t operator()(const ebb::Strong<Rep, Kind>& id) const noexcept {
+    if constexpr (std::is_default_constructible_v<std::hash<Rep>>) {
+      return std::hash<Rep>{}(id.value);
+    } else {  // bytes
+      static_assert(std::has_unique_object_representations_v<Rep>);
+      return std::hash<std::string_view>{}({reinterpret_cast<const char*>(id.value.data()), sizeof id.value});
+    }
+  }
 };

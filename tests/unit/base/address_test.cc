@@ -13,7 +13,31 @@ TEST(IpAddress, FoldsMappedIpv6IntoIpv4) {
   EXPECT_EQ(ip->text(), "10.0.0.1");
 }
 
+TEST(IpAddress, RefusesWhatIsNotALiteral) {
+  for (const char* text :
+       {"", "1.2.3", "1.2.3.4.5", "256.1.1.1", "010.0.0.1", "1.2.3.4 ", "[::1]", "::1%lo", "1:2", "0x7f.1"})
+    EXPECT_FALSE(IpAddress::parse(text)) << text;
+  EXPECT_FALSE(IpAddress::parse(std::string(46, ':')));
+  EXPECT_FALSE(IpAddress::parse(std::string_view("127.0.0.1\0.evil.test", 20)));
+}
+
+TEST(IpAddress, KnowsLoopback) {
+  for (const char* text : {"127.0.0.1", "127.255.0.1", "::1", "::ffff:127.0.0.1"})
+    EXPECT_TRUE(IpAddress::parse(text)->loopback()) << text;
+  for (const char* text : {"128.0.0.1", "::", "::2", "fe80::1"})
+    EXPECT_FALSE(IpAddress::parse(text)->loopback()) << text;
+}
+
+TEST(Endpoint, RefusesOtherFamilies) {
+  sockaddr_storage storage{};
+  storage.ss_family = AF_UNIX;
+  EXPECT_FALSE(endpoint_from(reinterpret_cast<sockaddr*>(&storage)));
+}
+
 TEST(ParseHost, RemovesBracketsAndKeepsNames) {
+  EXPECT_EQ(host_text(parse_host("[1.2.3.4]")), "[1.2.3.4]");
+  EXPECT_EQ(host_text(parse_host("")), "");
+  EXPECT_EQ(host_text(parse_host("x.test.")), "x.test.");
   EXPECT_EQ(host_text(parse_host("[::1]")), "::1");
   EXPECT_TRUE(std::holds_alternative<std::string>(parse_host("portal of mine")));
   EXPECT_EQ(host_text(parse_host(" 127.0.0.1 ")), "127.0.0.1");
