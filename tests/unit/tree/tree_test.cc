@@ -1,0 +1,156 @@
+#include "tests/unit/tree/tree.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+namespace ebb::tree {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::vector<std::string> kCode{"common", "ipc", "supervisor", "worker"};
+
+std::string list(const Complaints& complaints) {
+  std::string out;
+  for (const std::string& complaint : complaints) out += "\n  " + complaint;
+  return out;
+}
+
+Sources everything() { return read_sources({"common", "ipc", "supervisor", "worker", "tests"}); }
+
+Source file(std::string path, const std::string& include) {
+  return {std::move(path), "#include \"" + include + "\"\n"};
+}
+
+// Each rule fails where it should.
+
+TEST(TreeRules, ReadIncludeLines) {
+  const auto found =
+      includes_of("#include <uv.h>\n  # include \"a/b.h\"  // c\n// #include <x.h>\nint i;\n#include \"c.h\"\n");
+  ASSERT_EQ(found.size(), 3u);
+  EXPECT_EQ(found[0].path, "uv.h");
+  EXPECT_TRUE(found[0].system);
+  EXPECT_EQ(found[1].path, "a/b.h");
+  EXPECT_EQ(found[2].path, "c.h");
+  EXPECT_FALSE(found[2].system);
+}
+
+TEST(TreeRules, NoticeUpwardIncludes) {
+  const auto complains = [](std::string from, std::string to) {
+    return !upward_includes({file(from, to), {to, ""}}).empty();
+  };
+  EXPECT_FALSE(complains("common/routing/a.h", "common/base/b.h"));
+  EXPECT_FALSE(complains("common/config/a.h", "common/routing/b.h"));
+  EXPECT_FALSE(complains("common/reverse/a.h", "common/protocol/mux/b.h"));
+  EXPECT_FALSE(complains("supervisor/main.cc", "worker/edge/b.h"));
+  EXPECT_FALSE(complains("tests/unit/a.cc", "worker/edge/b.h"));
+  EXPECT_TRUE(complains("common/base/a.h", "common/crypto/b.h"));
+  EXPECT_TRUE(complains("common/routing/a.h", "common/config/b.h"));
+  EXPECT_TRUE(complains("common/protocol/a.h", "common/net/b.h"));
+  EXPECT_TRUE(complains("common/net/a.h", "common/config/b.h"));
+  EXPECT_TRUE(complains("common/reverse/a.h", "common/routing/b.h"));
+  EXPECT_TRUE(complains("ipc/a.h", "worker/edge/b.h"));
+  EXPECT_TRUE(complains("worker/edge/a.h", "supervisor/slots/b.h"));
+  EXPECT_TRUE(complains("supervisor/slots/a.h", "worker/edge/b.h"));
+  EXPECT_TRUE(complains("worker/a.h", "tests/b.h"));
+  EXPECT_TRUE(complains("elsewhere/a.h", "common/base/b.h"));
+  EXPECT_FALSE(upward_includes({file("ipc/a.h", "message.h")}).empty());  // not a path from the root
+}
+
+TEST(TreeRules, NoticeCycles) {
+  EXPECT_TRUE(folder_cycles({file("worker/a/a.h", "worker/b/b.h"), file("worker/b/b.h", "worker/c/c.h")}).empty());
+  const auto cycle = folder_cycles({file("worker/a/a.h", "worker/b/b.h"), file("worker/b/c.h", "worker/c/c.h"),
+                                    file("worker/c/d.h", "worker/a/e.h")});
+  ASSERT_EQ(cycle.size(), 1u);
+  EXPECT_TRUE(cycle[0].contains("worker/c -> worker/a (worker/c/d.h)")) << cycle[0];
+}
+
+TEST(TreeRules, NoticeIo) {
+  EXPECT_FALSE(io_in_pure_code({{"common/reverse/a.h", "#include <uv.h>\n"}}).empty());
+  EXPECT_FALSE(io_in_pure_code({{"common/config/a.cc", "#include <sys/socket.h>\n"}}).empty());
+  EXPECT_FALSE(io_in_pure_code({{"common/protocol/x/a.cc", "int f() { return ::connect(1, a, b); }"}}).empty());
+  EXPECT_TRUE(io_in_pure_code({{"common/protocol/x/a.cc", "Plan::connect(a); session.send(b);"}}).empty());
+  EXPECT_TRUE(io_in_pure_code({{"common/net/a.h", "#include <uv.h>\n"}}).empty());
+}
+
+TEST(TreeRules, NoticeHeavyHeaders) {
+  EXPECT_TRUE(heavy_headers({{"a/a.cc", "#include <re2/re2.h>\n"}, {"a/b.cc", "#include <CLI/CLI.hpp>\n"}}).empty());
+  EXPECT_FALSE(heavy_headers({{"a/a.cc", "#include <re2/re2.h>\n"}, {"a/b.cc", "#include <re2/set.h>\n"}}).empty());
+  EXPECT_FALSE(heavy_headers({{"a/a.h", "#include <CLI/CLI.hpp>\n"}}).empty());
+}
+
+// And the tree keeps them.
+
+TEST(Tree, DependenciesPointDownwards) {
+  const Sources sources = everything();
+  ASSERT_GT(sources.size(), 20u);
+  const auto complaints = upward_includes(sources);
+  EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+TEST(Tree, FoldersDoNotIncludeEachOther) {
+  const auto complaints = folder_cycles(everything());
+  EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+TEST(Tree, PureFoldersDoNoIo) {
+  const auto complaints = io_in_pure_code(everything());
+  EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+TEST(Tree, SlowHeadersAreIncludedOnce) {
+  const auto complaints = heavy_headers(everything());
+  EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+TEST(Tree, EveryFolderHasAReadmeOfAScreen) {
+  constexpr int kScreen = 60;  // lines
+  std::vector<fs::path> folders{".", "tests", "configs"};
+  for (const std::string& top : kCode) {
+    folders.emplace_back(top);
+    for (const auto& entry : fs::recursive_directory_iterator(top))
+      if (entry.is_directory()) folders.push_back(entry.path());
+  }
+  Complaints complaints;
+  for (const fs::path& folder : folders) {
+    std::ifstream readme(folder / "README.md");
+    if (!readme) {
+      complaints.push_back(folder.generic_string() + " has no README.md");
+      continue;
+    }
+    const auto lines = std::count(std::istreambuf_iterator<char>(readme), {}, '\n');
+    if (lines == 0) complaints.push_back(folder.generic_string() + "/README.md is empty");
+    if (lines > kScreen && folder != ".")
+      complaints.push_back(folder.generic_string() + "/README.md has " + std::to_string(lines) + " lines");
+  }
+  EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+TEST(Tree, TheTopLevelStaysShort) {
+  const std::set<std::string> allowed{"CMakeLists.txt",
+                                      "CMakePresets.json",
+                                      "README.md",
+                                      "common",
+                                      "configs",
+                                      "dev",
+                                      "ipc",
+                                      "supervisor",
+                                      "tests",
+                                      "worker",
+                                      "build",
+                                      "compile_commands.json"};  // the last two are not tracked
+  Complaints complaints;
+  for (const auto& entry : fs::directory_iterator(".")) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with('.') && !allowed.contains(name))
+      complaints.push_back(name + " does not belong at the top level");
+  }
+  EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+}  // namespace
+}  // namespace ebb::tree
