@@ -101,6 +101,9 @@ Result<> ChildControl::config_arrived(Message& message) {
   if (config.kind != ConfigKind::snapshot) return {};  // tables come with what needs them
   auto text = read_sealed(message.fds[0].get(), config.len);
   if (!text) return std::unexpected(std::move(text.error()).in("configuration snapshot"));
+  if (text->size() != config.len) {
+    return std::unexpected(Error{Errc::protocol, "shorter than announced", "configuration snapshot"});
+  }
   if (crypto::sha256({as_bytes(*text)}) != config.sha256) {
     return std::unexpected(Error{Errc::protocol, "the hash does not match", "configuration snapshot"});
   }

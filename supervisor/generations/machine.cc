@@ -1,0 +1,458 @@
+#include "supervisor/generations/machine.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <string>
+
+namespace ebb::supervisor {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kPingEvery = 1s;
+constexpr unsigned kUnansweredPings = 5;
+constexpr std::uint32_t kLagLimitUs = 5'000'000;
+constexpr auto kAfterAbort = 1s;      // from ABRT (a core is written) to KILL
+constexpr auto kAfterTerminate = 2s;  // from TERM to KILL
+constexpr auto kRetire = 1s;          // a SYN-ACK timeout: half-open handshakes come through (spec/processes.md 3.5)
+constexpr auto kKillSlack = 500ms;    // a child obeys its deadline itself before it is killed
+constexpr auto kAfterSpawnFailure = 1s;
+constexpr auto kEndWithLink = 5s;     // from closing ctl to the exit that must follow
+constexpr std::uint32_t kMaxWorkers = 1024;
+
+const char* unbuilt(int number) {
+  switch (number) {
+    case SIGHUP: return "HUP ignored: reload is not built yet; restart to load a changed configuration";
+    case SIGUSR1: return "USR1 ignored: reopening log files is not built yet";
+    case SIGUSR2: return "USR2 ignored: binary upgrade is not built yet; restart to run a new binary";
+    case SIGWINCH: return "WINCH ignored: draining workers while keeping slots is not built yet";
+    case SIGTTIN: return "TTIN ignored: changing the number of workers is not built yet";
+    case SIGTTOU: return "TTOU ignored: changing the number of workers is not built yet";
+    default: return nullptr;
+  }
+}
+
+}  // namespace
+
+Plan plan_of(const config::Config& config, std::uint32_t cpus) {
+  const auto& timers = config.settings.timers;
+  Plan plan;
+  const std::uint32_t wanted = config.settings.workers != 0 ? config.settings.workers : cpus;
+  plan.workers = config.inbounds.empty() ? 0 : std::clamp(wanted, 1u, kMaxWorkers);
+  plan.ready = timers.ready;
+  plan.respawn_backoff = timers.respawn_backoff;
+  plan.stop_grace = timers.stop_grace;
+  plan.hard_stop_workers = timers.hard_stop_after.value_or(plan.hard_stop_workers);
+  plan.hard_stop_broker = timers.hard_stop_after.value_or(plan.hard_stop_broker);
+  plan.drain_spread = timers.drain_spread;
+  plan.tunnel_wait = timers.tunnel_wait;
+  return plan;
+}
+
+std::string_view name_of(ChildState state) {
+  switch (state) {
+    case ChildState::starting: return "starting";
+    case ChildState::ready: return "ready";
+    case ChildState::active: return "active";
+    case ChildState::draining: return "draining";
+    case ChildState::killed: return "killed";
+  }
+  return "unknown";
+}
+
+std::string Child::name() const {
+  if (role == ipc::Role::broker) return "broker b" + std::to_string(gen);
+  return "worker g" + std::to_string(gen) + "/" + std::to_string(index);
+}
+
+Machine::Machine(Plan plan) : plan_(plan), worker_exits_(plan.respawn_backoff), broker_exits_(plan.respawn_backoff) {}
+
+std::vector<Action> Machine::take() { return std::exchange(actions_, {}); }
+
+const Child* Machine::find(ChildKey key) const {
+  const auto found = children_.find(key);
+  return found == children_.end() ? nullptr : &found->second;
+}
+Child* Machine::child(ChildKey key) { return const_cast<Child*>(find(key)); }
+
+const Child* Machine::broker() const {
+  for (const auto& [key, one] : children_) {
+    if (one.role == ipc::Role::broker && one.gen == broker_gen_) return &one;
+  }
+  return nullptr;
+}
+
+void Machine::note(log::Level level, std::string text, std::vector<std::pair<std::string, std::string>> fields) {
+  emit(action::Note{level, std::move(text), std::move(fields)});
+}
+
+// ---- starting processes -----------------------------------------------------------------------
+
+void Machine::begin(TimePoint now) {
+  next_ping_ = now + kPingEvery;
+  generations_[current_gen_] = {GenerationState::starting, plan_.workers};
+  spawn_broker(now);
+  for (std::uint32_t i = 0; i < plan_.workers; ++i) spawn_worker(current_gen_, i, now);
+}
+
+ChildKey Machine::spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, TimePoint now) {
+  do ++last_key_;
+  while ((last_key_ & 0xFFFF) == 0);
+  Child one;
+  one.key = ChildKey{last_key_};
+  one.role = role;
+  one.gen = gen;
+  one.index = index;
+  one.spawned = now;
+  const ChildKey key = one.key;
+  children_.emplace(key, one);
+  const bool worker = role == ipc::Role::worker;
+  emit(action::Spawn{key, role, gen, index, worker ? generations_[gen].workers : 0});
+  return key;
+}
+
+void Machine::spawn_worker(std::uint64_t gen, std::uint32_t index, TimePoint now) {
+  const ChildKey key = spawn(ipc::Role::worker, gen, index, now);
+  const Child* carrier = broker();
+  if (carrier == nullptr) return;  // it is linked when a broker is there again
+  emit(action::Connect{key, carrier->key, carrier->gen});
+  if (carrier->state == ChildState::active) {
+    emit(action::TellBrokerState{key, carrier->gen, ipc::BrokerPhase::active});
+  }
+}
+
+void Machine::spawn_broker(TimePoint now) {
+  const ChildKey key = spawn(ipc::Role::broker, ++broker_gen_, 0, now);
+  for (const auto& [worker_key, one] : children_) {
+    if (one.role == ipc::Role::worker) emit(action::Connect{worker_key, key, broker_gen_});
+  }
+}
+
+void Machine::spawned(ChildKey key, pid_t pid) {
+  Child* one = child(key);
+  if (one == nullptr) return;
+  one->pid = pid;
+  note(log::Level::info, "process started", {{"name", one->name()}, {"pid", std::to_string(pid)}});
+}
+
+void Machine::spawn_failed(ChildKey key, std::string_view why, TimePoint now) {
+  const Child* one = find(key);
+  if (one == nullptr) return;
+  const Child gone = *one;
+  children_.erase(key);
+  if (phase_ == Phase::starting) {
+    fail("cannot start " + gone.name() + ": " + std::string(why));
+    return;
+  }
+  note(log::Level::error, "process could not be started", {{"name", gone.name()}, {"reason", std::string(why)}});
+  // Out of memory or processes: trying again at once would fail at once, without end.
+  if (phase_ == Phase::running) respawns_.push_back({now + kAfterSpawnFailure, gone.role, gone.gen, gone.index});
+  leave_if_empty();
+}
+
+void Machine::start_failed(std::string_view why, TimePoint) { fail(std::string(why)); }
+
+void Machine::ready(ChildKey key, TimePoint now) {
+  Child* one = child(key);
+  if (one == nullptr || one->state != ChildState::starting) return;
+  one->state = ChildState::ready;
+  one->unanswered = 0;
+  if (phase_ == Phase::starting) {
+    start_if_complete(now);
+  } else if (phase_ == Phase::running) {
+    start(*one);
+  }
+}
+
+void Machine::start_if_complete(TimePoint) {
+  for (const auto& [key, one] : children_) {
+    if (one.state == ChildState::starting) return;
+  }
+  // READY all: from here on clients may come.
+  emit(action::Listen{});
+  listening_ = true;
+  phase_ = Phase::running;
+  for (auto& [key, one] : children_) {
+    if (one.role == ipc::Role::broker) start(one);
+  }
+  for (auto& [key, one] : children_) {
+    if (one.role == ipc::Role::worker) start(one);
+  }
+  generations_[current_gen_].state = GenerationState::active;
+  note(log::Level::info, "started",
+       {{"workers", std::to_string(plan_.workers)}, {"generation", std::to_string(current_gen_)}});
+}
+
+void Machine::start(Child& one) {
+  one.state = ChildState::active;
+  emit(action::Start{one.key, one.gen});
+  if (one.role != ipc::Role::broker) return;
+  for (const auto& [key, worker] : children_) {
+    if (worker.role == ipc::Role::worker) emit(action::TellBrokerState{key, one.gen, ipc::BrokerPhase::active});
+  }
+}
+
+void Machine::started(ChildKey key, TimePoint) {
+  const Child* one = find(key);
+  if (one != nullptr) note(log::Level::debug, "process serves", {{"name", one->name()}});
+}
+
+// ---- ends and replacements --------------------------------------------------------------------
+
+void Machine::exited(ChildKey key, const ExitStatus& status, TimePoint now) {
+  const Child* one = find(key);
+  if (one == nullptr) return;
+  const Child gone = *one;
+  children_.erase(key);
+  const std::vector<std::pair<std::string, std::string>> fields = {
+      {"name", gone.name()}, {"pid", std::to_string(gone.pid)}, {"status", status.text()}};
+  if (phase_ == Phase::starting) {
+    fail(gone.name() + " ended with " + status.text() + " before it was ready");
+    return;
+  }
+  const bool expected = phase_ != Phase::running || gone.state == ChildState::draining;
+  note(expected ? log::Level::info : log::Level::error, "process ended", fields);
+  if (phase_ == Phase::draining && drain_broker_) {
+    const bool workers_left =
+        std::ranges::any_of(children_, [](const auto& c) { return c.second.role == ipc::Role::worker; });
+    if (!workers_left) drain_broker(now);
+  }
+  replace(gone, now);
+  leave_if_empty();
+}
+
+void Machine::replace(const Child& gone, TimePoint now) {
+  if (phase_ != Phase::running) return;
+  auto& policy = gone.role == ipc::Role::broker ? broker_exits_ : worker_exits_;
+  const TimePoint due = policy.exited(now);
+  if (due > now) {
+    const auto pause = std::chrono::duration_cast<milliseconds>(due - now).count();
+    note(log::Level::warning, "process keeps ending, waiting before the next start",
+         {{"name", gone.name()}, {"pause_ms", std::to_string(pause)}});
+    respawns_.push_back({due, gone.role, gone.gen, gone.index});
+    return;
+  }
+  if (gone.role == ipc::Role::broker) {
+    spawn_broker(now);
+  } else {
+    spawn_worker(gone.gen, gone.index, now);
+  }
+}
+
+void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
+  Child* one = child(key);
+  if (one == nullptr || one->state == ChildState::killed) return;
+  if (why.empty()) {  // a child that ends closes its end first: its exit follows and says how
+    if (!one->kill) one->kill = now + kEndWithLink;
+    return;
+  }
+  note(log::Level::error, "process broke the protocol", {{"name", one->name()}, {"reason", std::string(why)}});
+  kill(*one, SIGKILL);
+}
+
+void Machine::fail(std::string text) {
+  if (phase_ == Phase::failing) return;
+  note(log::Level::error, std::move(text));
+  phase_ = Phase::failing;
+  exit_code_ = 1;
+  respawns_.clear();
+  emit(action::CloseSlots{});
+  kill_all();
+  leave_if_empty();
+}
+
+void Machine::kill(Child& one, int signal) {
+  if (signal != SIGABRT && signal != SIGTERM) one.state = ChildState::killed;
+  emit(action::Kill{one.key, signal});
+}
+
+void Machine::kill_all() {
+  for (auto& [key, one] : children_) kill(one, SIGKILL);
+}
+
+void Machine::leave_if_empty() {
+  if (!children_.empty() || phase_ == Phase::running || phase_ == Phase::starting || phase_ == Phase::done) return;
+  phase_ = Phase::done;
+  note(log::Level::info, "stopped");
+  emit(action::Exit{exit_code_});
+}
+
+// ---- stop -------------------------------------------------------------------------------------
+
+void Machine::signal(int number, bool on_terminal, TimePoint now) {
+  if (const char* text = unbuilt(number)) {
+    note(log::Level::warning, text);
+    return;
+  }
+  const bool fast = number == SIGTERM || (number == SIGINT && on_terminal);
+  if (fast) {
+    if (phase_ == Phase::stopping || phase_ == Phase::failing) {
+      note(log::Level::warning, "stopping now");
+      kill_all();
+    } else if (phase_ != Phase::done) {
+      stop_fast(now);
+    }
+  } else if (number == SIGINT || number == SIGQUIT) {
+    if (phase_ == Phase::starting) {
+      stop_fast(now);  // nothing is served yet
+    } else if (phase_ == Phase::running) {
+      stop_gracefully(now);
+    }
+  }
+}
+
+void Machine::drain(Child& one, milliseconds deadline, milliseconds jitter, TimePoint now) {
+  if (one.state == ChildState::killed) return;
+  one.state = ChildState::draining;
+  emit(action::Drain{one.key, deadline, jitter});
+  one.terminate = now + deadline + plan_.stop_grace;
+}
+
+void Machine::stop_fast(TimePoint now) {
+  note(log::Level::info, "stopping", {{"grace_ms", std::to_string(plan_.stop_grace.count())}});
+  phase_ = Phase::stopping;
+  respawns_.clear();
+  emit(action::CloseSlots{});
+  for (auto& [key, one] : children_) {
+    drain(one, std::max(plan_.stop_grace, milliseconds(1)), milliseconds(0), now);
+    one.terminate.reset();
+    one.kill = now + plan_.stop_grace + kKillSlack;
+  }
+  leave_if_empty();
+}
+
+void Machine::stop_gracefully(TimePoint now) {
+  note(log::Level::info, "stopping gracefully: connections may finish");
+  respawns_.clear();
+  if (plan_.workers == 0 || !listening_) {
+    drain_workers(now);
+    return;
+  }
+  phase_ = Phase::retiring;
+  emit(action::RetireSlots{});
+  retired_ = now + kRetire;
+}
+
+void Machine::drain_workers(TimePoint now) {
+  phase_ = Phase::draining;
+  retired_.reset();
+  bool any = false;
+  for (auto& [key, one] : children_) {
+    if (one.role != ipc::Role::worker) continue;
+    any = true;
+    drain(one, plan_.hard_stop_workers, plan_.drain_spread, now);
+  }
+  emit(action::CloseSlots{});
+  for (auto& [gen, generation] : generations_) generation.state = GenerationState::draining;
+  // The broker still has to answer offers under way: TAKE or REFUSE comes within tunnelWait.
+  drain_broker_ = now + plan_.tunnel_wait + 1s;
+  if (!any) drain_broker(now);
+  leave_if_empty();
+}
+
+void Machine::drain_broker(TimePoint now) {
+  drain_broker_.reset();
+  for (auto& [key, one] : children_) {
+    if (one.role == ipc::Role::broker) drain(one, plan_.hard_stop_broker, plan_.drain_spread, now);
+  }
+}
+
+void Machine::drained(ChildKey key, const ipc::Drained& left) {
+  const Child* one = find(key);
+  if (one == nullptr) return;
+  note(left.left_conns + left.left_unacked > 0 ? log::Level::warning : log::Level::info, "process drained",
+       {{"name", one->name()},
+        {"cut_connections", std::to_string(left.left_conns)},
+        {"cut_offers", std::to_string(left.left_unacked)}});
+}
+
+// ---- time -------------------------------------------------------------------------------------
+
+void Machine::pong(ChildKey key, const ipc::Pong& pong, TimePoint now) {
+  Child* one = child(key);
+  if (one == nullptr) return;
+  one->unanswered = 0;
+  one->connections = pong.conns;
+  one->fds_free = pong.fds_free;
+  if (pong.loop_lag_us <= kLagLimitUs || one->kill) return;
+  note(log::Level::error, "process hangs",
+       {{"name", one->name()}, {"lag_ms", std::to_string(pong.loop_lag_us / 1000)}});
+  kill(*one, SIGABRT);
+  one->kill = now + kAfterAbort;
+}
+
+void Machine::watch(Child& one, TimePoint now) {
+  if (one.state == ChildState::starting || one.state == ChildState::killed) return;
+  if (one.unanswered >= kUnansweredPings && !one.kill) {
+    note(log::Level::error, "process hangs",
+         {{"name", one.name()}, {"unanswered_pings", std::to_string(one.unanswered)}});
+    kill(one, SIGABRT);
+    one.kill = now + kAfterAbort;
+    return;
+  }
+  ++one.unanswered;
+  emit(action::Ping{one.key});
+}
+
+void Machine::tick(TimePoint now) {
+  if (phase_ == Phase::done) return;
+  for (auto& [key, one] : children_) {
+    if (one.terminate && now >= *one.terminate) {
+      one.terminate.reset();
+      kill(one, SIGTERM);
+      if (!one.kill) one.kill = now + kAfterTerminate;
+    }
+    if (one.kill && now >= *one.kill) {
+      one.kill.reset();
+      kill(one, SIGKILL);
+    }
+  }
+  for (auto& [key, one] : children_) {
+    if (one.state != ChildState::starting || now - one.spawned < plan_.ready) continue;
+    if (phase_ == Phase::starting) {
+      fail(one.name() + " was not ready within " + std::to_string(plan_.ready.count()) + " ms");
+      return;
+    }
+    note(log::Level::error, "process was not ready in time", {{"name", one.name()}});
+    kill(one, SIGKILL);
+  }
+  if (now >= next_ping_) {
+    next_ping_ = now + kPingEvery;
+    for (auto& [key, one] : children_) watch(one, now);
+  }
+  if (retired_ && now >= *retired_) drain_workers(now);
+  if (drain_broker_ && now >= *drain_broker_) drain_broker(now);
+  std::vector<Respawn> due;
+  std::erase_if(respawns_, [&](const Respawn& one) {
+    if (one.due > now) return false;
+    due.push_back(one);
+    return true;
+  });
+  for (const auto& one : due) {
+    if (one.role == ipc::Role::broker) {
+      spawn_broker(now);
+    } else {
+      spawn_worker(one.gen, one.index, now);
+    }
+  }
+}
+
+std::optional<TimePoint> Machine::next_tick() const {
+  if (phase_ == Phase::done) return std::nullopt;
+  TimePoint next = next_ping_;
+  const auto earlier = [&](const std::optional<TimePoint>& at) {
+    if (at) next = std::min(next, *at);
+  };
+  earlier(retired_);
+  earlier(drain_broker_);
+  for (const auto& one : respawns_) earlier(one.due);
+  for (const auto& [key, one] : children_) {
+    earlier(one.terminate);
+    earlier(one.kill);
+    if (one.state == ChildState::starting) earlier(one.spawned + plan_.ready);
+  }
+  return next;
+}
+
+}  // namespace ebb::supervisor

@@ -1,0 +1,197 @@
+#include "ipc/child.h"
+
+#include <fcntl.h>
+#include <signal.h>
+
+#include <string>
+#include <vector>
+
+#include "common/crypto/hash.h"
+#include "ipc/memfd.h"
+
+namespace ebb::ipc {
+namespace {
+
+struct Recorder final : ChildHandler {
+  std::vector<std::string> seen;
+  std::optional<DrainOrder> order;
+  Result<> verdict;
+
+  void on_log(LogKind which, Fd file) override { say("log " + std::to_string(static_cast<int>(which)) + open(file)); }
+  Result<> on_shm(ShmKind kind, Fd memfd, std::uint64_t bytes) override {
+    say("shm " + std::to_string(static_cast<int>(kind)) + " " + std::to_string(bytes) + open(memfd));
+    return {};
+  }
+  Result<> on_config(std::uint64_t gen, std::string_view snapshot) override {
+    say("config " + std::to_string(gen) + " " + std::string(snapshot));
+    return verdict;
+  }
+  void on_slot(const SlotGrant& grant, Fd socket) override { say("slot " + std::to_string(grant.slot) + open(socket)); }
+  void on_slot_revoked(std::uint32_t slot) override { say("revoked " + std::to_string(slot)); }
+  void on_link(const LinkAdd& link, Fd end) override { say("link " + std::to_string(link.broker_gen) + open(end)); }
+  void on_broker_state(const BrokerState& state) override { say("broker " + std::to_string(state.broker_gen)); }
+  void on_start() override { say("start"); }
+  void on_pause() override { say("pause"); }
+  void on_drain(const DrainOrder& given) override {
+    order = given;
+    say("drain");
+  }
+  std::string on_query(std::string_view request) override {
+    say("query " + std::to_string(request.size()));
+    return std::string(100'000, 'a');
+  }
+  Vitals on_ping() override { return {7, 8, 9}; }
+  void on_broken(const Error& why) override { say("broken: " + why.where + ": " + why.what); }
+
+  void say(std::string text) { seen.push_back(std::move(text)); }
+  static std::string open(const Fd& fd) { return fd ? "" : " without fd"; }
+};
+
+class ChildControlTest : public ::testing::Test {
+ protected:
+  ChildControlTest() {
+    ::sigprocmask(SIG_SETMASK, nullptr, &before_);
+    auto ends = pair();
+    supervisor.emplace(std::move(ends->first), Link::ctl, Role::supervisor, Role::worker);
+    child.emplace(std::move(ends->second), Role::worker, recorder);
+    Hello hello;
+    hello.role = Role::supervisor;
+    hello.gen = 3;
+    supervisor->send_body(Type::hello, hello);
+  }
+  ~ChildControlTest() override { ::sigprocmask(SIG_SETMASK, &before_, nullptr); }
+
+  void send_config(std::string_view text, bool wrong_hash = false) {
+    Config config;
+    config.gen = 3;
+    config.len = text.size();
+    config.sha256 = crypto::sha256({as_bytes(text)});
+    if (wrong_hash) config.sha256[0] ^= 1;
+    const Fd memfd = *make_sealed("snapshot", as_bytes(text));
+    const int fds[] = {memfd.get()};
+    supervisor->send_body(Type::config, config, fds);
+  }
+  /// Types the supervisor received.
+  std::vector<Type> answers() {
+    std::vector<Type> types;
+    while (supervisor->on_readable([&](Message& m) {
+      types.push_back(m.type());
+      if (m.type() == Type::pong && m.body.size() == sizeof(Pong)) pong = m.as<Pong>();
+      if (m.type() == Type::answer) answer += as_text(m.body);
+    }) == ReadEnd::busy) {
+    }
+    return types;
+  }
+
+  Recorder recorder;
+  std::optional<Channel> supervisor;
+  std::optional<ChildControl> child;
+  Pong pong;
+  std::string answer;
+
+ private:
+  sigset_t before_;
+};
+
+TEST_F(ChildControlTest, CollectsEverythingUntilStart) {
+  const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const Fd table = *make_shared("replay", 4096);
+  const int one[] = {null.get()};
+  const int shm[] = {table.get()};
+  const int two[] = {null.get(), null.get()};
+  supervisor->send_body(Type::logfd, LogFd{LogKind::access, 0}, one);
+  supervisor->send_body(Type::shm, Shm{4096, ShmKind::replay, 0}, shm);
+  send_config("{}");
+  const SlotGrant grants[] = {{1, 10, 0, 0, 4096, 0}, {2, 12, 0, 0, 4096, 0}};
+  supervisor->send_records(Type::slot_grant, std::span<const SlotGrant>(grants), two);
+  supervisor->send_body(Type::link_add, LinkAdd{5, 1, 256}, one);
+  child->on_readable();
+  EXPECT_EQ(recorder.seen,
+            (std::vector<std::string>{"log 2", "shm 2 4096", "config 3 {}", "slot 10", "slot 12", "link 5"}));
+  EXPECT_EQ(child->gen(), 3u);
+  child->ready();
+  EXPECT_EQ(answers(), (std::vector{Type::hello, Type::ready}));
+
+  recorder.seen.clear();
+  supervisor->send_body(Type::start, Gen{3});
+  supervisor->send_body(Type::broker_state, BrokerState{5, BrokerPhase::active, 0});
+  supervisor->send_body(Type::pause, Gen{3});
+  const SlotId revoked[] = {{12, 0}};
+  supervisor->send_records(Type::slot_revoke, std::span<const SlotId>(revoked));
+  child->on_readable();
+  EXPECT_EQ(recorder.seen, (std::vector<std::string>{"start", "broker 5", "pause", "revoked 12"}));
+  EXPECT_EQ(answers(), (std::vector{Type::started, Type::paused, Type::slot_revoked}));
+}
+
+TEST_F(ChildControlTest, AnswersPingAndQuery) {
+  supervisor->send_body(Type::ping, Ping{42});
+  supervisor->send_long_text(Type::query, std::string(60'000, 'q'));
+  child->on_readable();
+  const auto types = answers();
+  ASSERT_EQ(types.size(), 5u);  // HELLO, PONG, ANSWER in three parts
+  EXPECT_EQ(pong.t, 42u);
+  EXPECT_EQ(pong.conns, 8u);
+  EXPECT_EQ(pong.fds_free, 9u);
+  EXPECT_EQ(recorder.seen, std::vector<std::string>{"query 60000"});
+  EXPECT_EQ(answer.size(), 100'000u);
+}
+
+TEST_F(ChildControlTest, PassesDrainOnWithItsDeadline) {
+  supervisor->send_body(Type::drain, Drain{5000, 100, 0});
+  child->on_readable();
+  ASSERT_TRUE(recorder.order.has_value());
+  EXPECT_EQ(recorder.order->why, DrainOrder::Why::ordered);
+  EXPECT_EQ(recorder.order->deadline, std::chrono::milliseconds(5000));
+  EXPECT_EQ(recorder.order->jitter, std::chrono::milliseconds(100));
+}
+
+TEST_F(ChildControlTest, TakesTheEndOfTheSupervisorAsQuit) {
+  supervisor->send_body(Type::start, Gen{3});
+  supervisor->close();
+  child->on_readable();
+  EXPECT_EQ(recorder.seen, (std::vector<std::string>{"start", "drain"}));  // what was queued comes first
+  EXPECT_EQ(recorder.order->why, DrainOrder::Why::supervisor_gone);
+  EXPECT_FALSE(recorder.order->deadline.has_value());
+  EXPECT_EQ(child->fd(), -1);
+  child->on_readable();
+  child->ready();
+  child->drained(0, 0);  // nobody listens; nothing happens
+  EXPECT_EQ(recorder.seen.size(), 2u);
+}
+
+TEST_F(ChildControlTest, TakesQuitAsDrain) {
+  ::raise(SIGQUIT);
+  child->on_signal();
+  ASSERT_TRUE(recorder.order.has_value());
+  EXPECT_EQ(recorder.order->why, DrainOrder::Why::signalled);
+  recorder.order.reset();
+  child->on_signal();
+  EXPECT_FALSE(recorder.order.has_value());
+}
+
+TEST_F(ChildControlTest, EndsOnASnapshotThatDoesNotMatch) {
+  send_config("{\"inbounds\":[]}", true);
+  supervisor->send_body(Type::start, Gen{3});
+  child->on_readable();
+  EXPECT_EQ(recorder.seen, std::vector<std::string>{"broken: configuration snapshot: the hash does not match"});
+}
+
+TEST_F(ChildControlTest, EndsOnASnapshotTheOwnerRefuses) {
+  recorder.verdict = std::unexpected(Error{Errc::config, "no", "here"});
+  send_config("{}");
+  child->on_readable();
+  EXPECT_EQ(recorder.seen.back(), "broken: here: no");
+}
+
+TEST_F(ChildControlTest, EndsOnAMessageThatIsNotAllowed) {
+  Hello again;
+  again.role = Role::supervisor;
+  Channel other(Fd(::fcntl(supervisor->fd(), F_DUPFD_CLOEXEC, 0)), Link::ctl, Role::supervisor, Role::worker);
+  other.send_body(Type::hello, again);  // a second HELLO, with sequence number 1 again
+  child->on_readable();
+  ASSERT_EQ(recorder.seen.size(), 1u);
+  EXPECT_TRUE(recorder.seen[0].starts_with("broken: ctl: the supervisor sent a bad message")) << recorder.seen[0];
+}
+
+}  // namespace
+}  // namespace ebb::ipc
