@@ -214,10 +214,19 @@ Decoded<Control> decode_control(ConstSpan in) {
     if (f.type != bytes) return {};
     switch (f.number) {
       case kRandom: out.random.assign(f.bytes.begin(), f.bytes.end()); return {};
-      case kHello: return read_hello(f.bytes, out.hello.emplace());
-      case kWindow: return read_window(f.bytes, out.windows.emplace_back());
-      case kPing: return read_ping(f.bytes, out.ping.emplace());
-      case kNotice: return read_notice(f.bytes, out.notice.emplace());
+      // Ours, but somebody else may use the numbers for something else: what does not parse is not there.
+      case kHello:
+        if (!read_hello(f.bytes, out.hello.emplace())) out.hello.reset();
+        return {};
+      case kWindow:
+        if (!read_window(f.bytes, out.windows.emplace_back())) out.windows.pop_back();
+        return {};
+      case kPing:
+        if (!read_ping(f.bytes, out.ping.emplace())) out.ping.reset();
+        return {};
+      case kNotice:
+        if (!read_notice(f.bytes, out.notice.emplace())) out.notice.reset();
+        return {};
       default: return {};
     }
   });

@@ -69,8 +69,8 @@ struct Control {
 /// frame at legacy peers, so senders always pad.
 Bytes encode_control(const Control& message);
 
-/// Unknown fields are skipped, unknown states kept. Errors: bad_length (over kMaxControl, or a field that runs over the
-/// end), bad_command (a tag or wire type that does not exist).
+/// Unknown fields are skipped, and so are ours when they do not parse; unknown states are kept. Errors: bad_length
+/// (over kMaxControl, or a field that runs over the end), bad_command (a tag or wire type that does not exist).
 Decoded<Control> decode_control(ConstSpan in);
 
 /// What the peer calls the control stream decides who it is. Source: spec/reverse.md 1.

@@ -1,0 +1,188 @@
+// Our portal and our bridge on the two ends of one tunnel, in memory.
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "tests/unit/reverse/tunnel_clock.h"
+
+namespace ebb::reverse {
+namespace {
+
+/// Two tunnel ends joined by byte queues with a delay each way; every delivery is cut at random.
+struct Pair {
+  Bench<PortalTunnel> portal;
+  Bench<BridgeTunnel> bridge;
+  Duration one_way;
+  test::Dice dice{7};
+  struct Batch {
+    TimePoint due;
+    Bytes bytes;
+  };
+  std::deque<Batch> to_bridge, to_portal;
+  std::size_t from_portal = 0, from_bridge = 0;  // frames' bytes so far
+
+  static PortalTunnelSettings portal_settings() {
+    return {.domain = "private.example", .hello = {.node_id = {1}, .label = "portal"}, .seed = 3};
+  }
+  static BridgeTunnelSettings bridge_settings() {
+    return {.domain = "private.example", .hello = {.max_data = 20000, .node_id = {2}, .label = "bridge"}, .seed = 4};
+  }
+  explicit Pair(Duration delay, PortalTunnelSettings p = portal_settings(), BridgeTunnelSettings b = bridge_settings())
+      : portal(std::move(p)), bridge(std::move(b)), one_way(delay) {}
+
+  void send_to_bridge(ConstSpan bytes) {
+    from_portal += bytes.size();
+    to_bridge.push_back({portal.now + one_way, Bytes(bytes.begin(), bytes.end())});
+  }
+  void send_to_portal(ConstSpan bytes) {
+    from_bridge += bytes.size();
+    to_portal.push_back({bridge.now + one_way, Bytes(bytes.begin(), bytes.end())});
+  }
+  template <class End>
+  void deliver(std::deque<Batch>& queue, End& end) {
+    while (!queue.empty() && queue.front().due <= end.now) {
+      for (auto rest = ConstSpan(queue.front().bytes); !rest.empty();) {
+        const auto piece = rest.first(1 + dice.below(rest.size()));
+        end.feed_bytes(piece);
+        rest = rest.subspan(piece.size());
+      }
+      queue.pop_front();
+    }
+  }
+  void pass(Duration time) {
+    for (; time > Duration::zero(); time -= milliseconds(5)) {
+      portal.pass(milliseconds(5));
+      bridge.pass(milliseconds(5));
+      deliver(to_bridge, bridge);
+      deliver(to_portal, portal);
+      if (portal.tunnel.has_output()) send_to_bridge(portal.tunnel.take_output());
+      if (bridge.tunnel.has_output()) send_to_portal(bridge.tunnel.take_output());
+    }
+  }
+};
+
+TEST(OursToOurs, AgreeInOneRoundTrip) {
+  Pair pair(milliseconds(20));
+  pair.pass(milliseconds(80));  // New + hello, hello back, hello of the portal
+  ASSERT_TRUE(pair.portal.tunnel.peer_hello());
+  ASSERT_TRUE(pair.bridge.tunnel.peer_hello());
+  EXPECT_EQ(pair.portal.tunnel.peer_hello()->label, "bridge");
+  EXPECT_EQ(pair.bridge.tunnel.peer_hello()->label, "portal");
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::active);
+  EXPECT_EQ(pair.portal.tunnel.dialect(), std::nullopt);
+  EXPECT_EQ(pair.portal.tunnel.send_limits().max_data, 20000U);
+  EXPECT_EQ(pair.bridge.tunnel.send_limits().max_data, 65535U);
+  EXPECT_EQ(pair.bridge.tunnel.sessions(), 1U) << "one probe session is the control stream, the other is gone";
+  EXPECT_EQ(pair.portal.tunnel.session().live_streams(), 1U);
+}
+
+TEST(OursToOurs, StayTogetherForAnHourWithoutPings) {
+  Pair pair(milliseconds(20));
+  pair.pass(std::chrono::minutes(60));
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::active);
+  EXPECT_EQ(pair.bridge.tunnel.state(), BridgeTunnel::State::active);
+  EXPECT_FALSE(pair.portal.fatal || pair.bridge.fatal);
+  EXPECT_GT(pair.from_bridge, 0U);
+  EXPECT_LT(pair.from_bridge, 10000U) << "the answers to the portal's pings, little else";
+}
+
+TEST(OursToOurs, AgreeThoughTheHelloIsLate) {
+  Pair pair(milliseconds(300));  // the probe's End frames are under way when the hello comes
+  pair.pass(milliseconds(1500));
+  EXPECT_TRUE(pair.portal.tunnel.peer_hello());
+  EXPECT_TRUE(pair.bridge.tunnel.peer_hello());
+  EXPECT_EQ(pair.portal.tunnel.session().ids_used(), 3U) << "a fresh control stream";
+  EXPECT_EQ(pair.bridge.tunnel.sessions(), 1U);
+  EXPECT_TRUE(pair.bridge.tunnel.announce_restart());
+  pair.pass(milliseconds(700));
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::draining);
+}
+
+TEST(OursToOurs, TellEachOtherAboutRestarts) {
+  Pair pair(milliseconds(10));
+  pair.pass(seconds(1));
+  ASSERT_TRUE(pair.bridge.tunnel.announce_restart());
+  pair.pass(milliseconds(50));
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::draining);
+  EXPECT_FALSE(pair.portal.tunnel.pickable(pair.portal.now));
+  EXPECT_TRUE(pair.portal.tunnel.pickable_as_last(pair.portal.now));
+
+  Pair other(milliseconds(10));
+  other.pass(seconds(1));
+  other.portal.tunnel.drain(other.portal.now);
+  other.pass(milliseconds(50));
+  EXPECT_EQ(other.bridge.tunnel.state(), BridgeTunnel::State::draining);
+}
+
+TEST(OursToOurs, DoNotDrainAt256Streams) {
+  Pair pair(milliseconds(10));
+  pair.pass(seconds(1));
+  Bytes head(mux::kMaxHead);
+  for (int i = 0; i < 1000; ++i) {
+    const auto opened = pair.portal.tunnel.open(kWeb, nullptr, head);
+    pair.portal.tunnel.close(opened->stream);
+  }
+  pair.pass(seconds(5));
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::active);
+}
+
+TEST(OursToOurs, DrainAheadOfTheLastId) {
+  auto settings = Pair::portal_settings();
+  settings.drain_after_ids = 100;
+  Pair pair(milliseconds(10), settings);
+  pair.pass(seconds(1));
+  Bytes head(mux::kMaxHead);
+  for (int i = 0; i < 100; ++i) pair.portal.tunnel.close(pair.portal.tunnel.open(kWeb, nullptr, head)->stream);
+  pair.pass(milliseconds(100));
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::draining);
+  EXPECT_EQ(pair.bridge.tunnel.state(), BridgeTunnel::State::draining);
+  pair.portal.tunnel.set_replaced(true);
+  pair.pass(milliseconds(100));
+  EXPECT_EQ(pair.portal.tunnel.end(), TunnelEnd::drained);
+  EXPECT_EQ(pair.bridge.tunnel.sessions(), 0U) << "the control stream was ended";
+}
+
+TEST(OursToOurs, CarryStreamsBothWays) {
+  Pair pair(milliseconds(10));
+  Bytes frame(mux::kMaxHead);
+  const auto opened = pair.portal.tunnel.open({Network::tcp, std::string("web.example"), 80}, nullptr, frame, 5);
+  frame.resize(opened->head_bytes);
+  frame.insert(frame.end(), {'h', 'e', 'l', 'l', 'o'});
+  pair.send_to_bridge(pair.portal.tunnel.take_output());
+  pair.send_to_bridge(frame);
+  pair.pass(milliseconds(100));
+  EXPECT_EQ(pair.bridge.events.lines, (Lines{"open 3 tcp:web.example:80", "data 3 68656c6c6f"}));
+  Bytes answer(mux::kKeepHead);
+  mux::write_keep_head(answer, opened->stream, 40000);
+  answer.resize(answer.size() + 40000, 0x78);
+  answer.resize(answer.size() + mux::kEndFrame);
+  mux::write_end(MutSpan(answer).last(mux::kEndFrame), opened->stream, false);
+  pair.bridge.tunnel.close(opened->stream, pair.bridge.now);
+  pair.send_to_portal(answer);
+  pair.pass(milliseconds(100));
+  ASSERT_EQ(pair.portal.events.lines.size(), 2U);
+  EXPECT_EQ(pair.portal.events.lines[0].size(), std::string("data 3 ").size() + 80000);
+  EXPECT_EQ(pair.portal.events.lines[1], "end 3");
+  EXPECT_EQ(pair.bridge.events.lines.back(), "stray 3") << "the portal's End, once";
+}
+
+TEST(OursToOurs, SpeakLegacyWhenOneSideDoesNotOffer) {
+  auto deaf = Pair::bridge_settings();
+  deaf.answer_hello = false;
+  Pair pair(milliseconds(10), Pair::portal_settings(), deaf);
+  pair.pass(seconds(30));
+  EXPECT_FALSE(pair.portal.tunnel.peer_hello());
+  EXPECT_EQ(pair.portal.tunnel.dialect(), Dialect::v2ray) << "all names are taken in silence, so it is assumed";
+  EXPECT_EQ(pair.bridge.tunnel.control_name(), kControlNameV2ray);
+
+  auto mute = Pair::portal_settings();
+  mute.offer_hello = false;
+  Pair quiet(milliseconds(10), mute);
+  quiet.pass(seconds(30));
+  EXPECT_FALSE(quiet.bridge.tunnel.peer_hello());
+  EXPECT_FALSE(quiet.bridge.tunnel.announce_restart());
+  EXPECT_EQ(quiet.portal.tunnel.dialect(), Dialect::v2ray);
+}
+
+}  // namespace
+}  // namespace ebb::reverse

@@ -1,0 +1,216 @@
+#include <gtest/gtest.h>
+
+#include <array>
+#include <map>
+#include <set>
+
+#include "common/reverse/bridge_plan.h"
+#include "common/reverse/picker.h"
+#include "common/reverse/portal_plan.h"
+#include "tests/unit/reverse/tunnel_clock.h"
+
+namespace ebb::reverse {
+namespace {
+
+using Ids = std::vector<TunnelId>;
+
+std::vector<Candidate> three() { return {{TunnelId{10}}, {TunnelId{20}}, {TunnelId{30}}}; }
+
+TEST(Picker, TakesTheLeastLoadedAndTheOldestOnATie) {
+  Picker picker;
+  auto tunnels = three();
+  EXPECT_EQ(picker.pick(tunnels), 0U);
+  tunnels[0].streams = 2, tunnels[1].streams = 1, tunnels[2].streams = 1;
+  EXPECT_EQ(picker.pick(tunnels), 1U);
+  tunnels[1].bytes_in_flight = 1 << 20;
+  EXPECT_EQ(picker.pick(tunnels), 2U);
+  tunnels[2].bytes_in_flight = 100;  // a few bytes are no load
+  EXPECT_EQ(picker.pick(tunnels), 2U);
+  tunnels[2].streams = 10, tunnels[2].weight = 10, tunnels[0].streams = 2;
+  EXPECT_EQ(picker.pick(tunnels), 2U) << "ten times the weight, five times the streams";
+}
+
+TEST(Picker, FallsBackToTheYoungestDrainingOne) {
+  for (const auto policy : {PickPolicy::least, PickPolicy::roundrobin, PickPolicy::hash, PickPolicy::order}) {
+    Picker picker(policy);
+    auto tunnels = three();
+    for (auto& t : tunnels) t.usable = false;
+    EXPECT_EQ(picker.pick(tunnels), std::nullopt);
+    tunnels[0].last_resort = tunnels[1].last_resort = true;
+    EXPECT_EQ(picker.pick(tunnels), 1U);
+    tunnels[2].usable = true;
+    EXPECT_EQ(picker.pick(tunnels), 2U);
+    EXPECT_EQ(picker.pick({}), std::nullopt);
+  }
+}
+
+TEST(Picker, GoesRound) {
+  Picker picker(PickPolicy::roundrobin);
+  auto tunnels = three();
+  std::vector<std::size_t> seen;
+  for (int i = 0; i < 4; ++i) seen.push_back(*picker.pick(tunnels));
+  EXPECT_EQ(seen, (std::vector<std::size_t>{0, 1, 2, 0}));
+  tunnels[1].usable = false;
+  EXPECT_EQ(picker.pick(tunnels), 2U);
+  tunnels.pop_back();  // the last one picked leaves
+  tunnels[1].usable = true;
+  EXPECT_EQ(picker.pick(tunnels), 0U);
+  tunnels.erase(tunnels.begin());
+  EXPECT_EQ(picker.pick(tunnels), 0U) << "its place holds the next";
+}
+
+TEST(Picker, TakesTheOldestInOrder) {
+  Picker picker(PickPolicy::order);
+  auto tunnels = three();
+  tunnels[0].streams = 1000;
+  EXPECT_EQ(picker.pick(tunnels), 0U);
+  tunnels[0].usable = false;
+  EXPECT_EQ(picker.pick(tunnels), 1U);
+}
+
+TEST(Picker, KeepsAVisitorsTunnelWhenAnotherLeaves) {
+  Picker picker(PickPolicy::hash);
+  const auto all = three();
+  const std::vector<Candidate> fewer{all[0], all[2]};
+  std::array<int, 3> share{};
+  for (std::uint64_t key = 0; key < 3000; ++key) {
+    const auto before = *picker.pick(all, key);
+    ++share[before];
+    const auto after = fewer[*picker.pick(fewer, key)].id;
+    EXPECT_TRUE(before == 1 || after == all[before].id) << "only the visitors of the lost tunnel move";
+    EXPECT_EQ(picker.pick(all, key), before);
+  }
+  for (const auto count : share) EXPECT_NEAR(count, 1000, 120);
+  auto heavy = three();
+  heavy[2].weight = 8;
+  int to_heavy = 0;
+  for (std::uint64_t key = 0; key < 3000; ++key) to_heavy += picker.pick(heavy, key) == 2U ? 1 : 0;
+  EXPECT_NEAR(to_heavy, 2400, 120);
+}
+
+TEST(Picker, KnowsItsPoliciesByName) {
+  for (const auto* name : {"least", "roundrobin", "hash", "order"}) EXPECT_TRUE(policy_named(name));
+  EXPECT_FALSE(policy_named("random"));
+}
+
+TEST(BridgePlan, KeepsV2raysNumbers) {
+  BridgePlan plan;
+  EXPECT_EQ(plan.wanted({}), 1U);
+  EXPECT_EQ(plan.wanted({.active = 1, .sessions = 16}), 1U);
+  EXPECT_EQ(plan.wanted({.active = 1, .sessions = 17}), 2U);
+  EXPECT_EQ(plan.wanted({.active = 1, .dialling = 1, .sessions = 17}), 2U) << "one more is under way";
+  EXPECT_EQ(plan.wanted({.active = 2, .sessions = 33}), 2U);
+  EXPECT_EQ(plan.wanted({.active = 2, .sessions = 34}), 3U);
+  EXPECT_EQ(plan.wanted({.active = 3, .sessions = 1}), 3U) << "never fewer because there are too many";
+  EXPECT_EQ(plan.dials_due({.draining = 1}, kStart), 1U) << "DRAIN is replaced at once";
+}
+
+TEST(BridgePlan, ObeysMinimumAndMaximum) {
+  BridgePlan plan({.min_tunnels = 3, .max_tunnels = 4});
+  EXPECT_EQ(plan.dials_due({}, kStart), 3U);
+  EXPECT_EQ(plan.dials_due({.active = 2, .dialling = 1}, kStart), 0U);
+  EXPECT_EQ(plan.wanted({.active = 4, .sessions = 1000}), 4U);
+  EXPECT_EQ(plan.dials_due({.active = 0, .draining = 4}, kStart), 3U) << "draining ones do not count";
+  EXPECT_EQ(BridgePlan().dials_due({.draining = BridgePlan::kMaxLive}, kStart), 0U) << "but are not unbounded";
+}
+
+TEST(BridgePlan, BacksOffWithJitter) {
+  BridgePlan plan;
+  auto now = kStart;
+  const auto half = std::uint64_t{1} << 63;
+  for (const auto expected : {500, 1000, 2000, 2000, 2000}) {
+    EXPECT_EQ(plan.dials_due({}, now), 1U);
+    plan.dial_failed(now, half);
+    EXPECT_EQ(plan.dials_due({}, now), 0U);
+    EXPECT_EQ(plan.next_deadline(now), now + milliseconds(expected));
+    now += milliseconds(expected);
+    EXPECT_EQ(plan.next_deadline(now), std::nullopt);
+    EXPECT_EQ(plan.dials_due({.dialling = 1}, now), 0U);
+  }
+  plan.dial_failed(now, 0);
+  EXPECT_EQ(plan.next_deadline(now), now + milliseconds(1600));
+  plan.dial_failed(now, ~std::uint64_t{0});
+  EXPECT_GT(*plan.next_deadline(now), now + milliseconds(2399));
+  EXPECT_LE(*plan.next_deadline(now), now + milliseconds(2400));
+}
+
+TEST(BridgePlan, DialsOneAtATimeWhileThePortalIsAway) {
+  BridgePlan plan({.min_tunnels = 4});
+  plan.dial_failed(kStart, 0);
+  EXPECT_EQ(plan.dials_due({}, kStart + seconds(3)), 1U);
+  plan.tunnel_settled();
+  EXPECT_EQ(plan.dials_due({.active = 1}, kStart + seconds(3)), 3U);
+}
+
+TEST(BridgePlan, ReconnectsAtOnceAfterALossButNotInAHotLoop) {
+  BridgePlan plan;
+  plan.tunnel_lost(seconds(100), kStart, 0);
+  EXPECT_EQ(plan.dials_due({}, kStart), 1U);
+  plan.tunnel_lost(milliseconds(5), kStart, 0);  // accepted and closed
+  EXPECT_EQ(plan.dials_due({}, kStart), 0U);
+  plan.tunnel_lost(milliseconds(5), kStart, 0);
+  EXPECT_EQ(plan.next_deadline(kStart), kStart + milliseconds(800));
+}
+
+TEST(WaitingRoom, ServesInOrderAndExpires) {
+  WaitingRoom room(seconds(5));
+  EXPECT_TRUE(room.add(1, kStart));
+  EXPECT_TRUE(room.add(2, kStart + seconds(1)));
+  EXPECT_TRUE(room.add(3, kStart + seconds(2)));
+  EXPECT_FALSE(room.add(3, kStart + seconds(2)));
+  EXPECT_EQ(room.next_deadline(), kStart + seconds(5));
+  EXPECT_TRUE(room.remove(2));
+  EXPECT_FALSE(room.remove(2));
+  EXPECT_TRUE(room.expire(kStart + milliseconds(4999)).empty());
+  EXPECT_EQ(room.expire(kStart + seconds(5)), (std::vector<WaitingRoom::Key>{1}));
+  EXPECT_EQ(room.next(), 3U);
+  EXPECT_EQ(room.next(), std::nullopt);
+  EXPECT_EQ(room.next_deadline(), std::nullopt);
+}
+
+TEST(WaitingRoom, IsBoundedAndCanBeOff) {
+  WaitingRoom room;
+  for (std::uint64_t i = 0; i < 1024; ++i) EXPECT_TRUE(room.add(i, kStart));
+  EXPECT_FALSE(room.add(5000, kStart));
+  EXPECT_EQ(room.expire(kStart + seconds(5)).size(), 1024U);
+  WaitingRoom off(seconds(0));
+  EXPECT_FALSE(off.add(1, kStart));
+}
+
+TEST(PortalPlan, AsksUntilTheNumberIsThere) {
+  std::vector<PoolMember> pool{{.id = TunnelId{1}}};
+  EXPECT_EQ(tunnels_to_ask(pool, 0), Ids());
+  EXPECT_EQ(tunnels_to_ask(pool, 3), (Ids{TunnelId{1}}));
+  pool[0].asked = true;
+  EXPECT_EQ(tunnels_to_ask(pool, 3), Ids()) << "once is enough";
+  pool.push_back({.id = TunnelId{2}});
+  EXPECT_EQ(tunnels_to_ask(pool, 3), (Ids{TunnelId{2}}));
+  pool[1].asked = true;
+  pool.push_back({.id = TunnelId{3}});
+  EXPECT_EQ(tunnels_to_ask(pool, 3), Ids()) << "the newest stays unasked";
+  pool.erase(pool.begin());
+  EXPECT_EQ(tunnels_to_ask(pool, 3), (Ids{TunnelId{3}}));
+}
+
+TEST(PortalPlan, CountsEachBridgeAndNoTunnelThatLeaves) {
+  std::vector<PoolMember> pool{{.id = TunnelId{1}, .bridge = 7},
+                               {.id = TunnelId{2}, .bridge = 8},
+                               {.id = TunnelId{3}, .bridge = 8},
+                               {.id = TunnelId{4}, .bridge = 7, .draining = true}};
+  EXPECT_EQ(tunnels_to_ask(pool, 2), (Ids{TunnelId{1}}));
+  EXPECT_EQ(tunnels_replaced(pool), (Ids{TunnelId{4}}));
+  pool[0].draining = true;
+  EXPECT_EQ(tunnels_replaced(pool), Ids()) << "both of bridge 7 leave: there is no replacement";
+}
+
+TEST(PortalPlan, CallsForAnotherTunnelWhenAllAreCongestedWithinBounds) {
+  std::vector<PoolMember> pool{{.id = TunnelId{1}, .congested = true}, {.id = TunnelId{2}}};
+  EXPECT_EQ(tunnels_to_ask(pool, 0), Ids()) << "the other one serves";
+  pool[1].congested = true;
+  EXPECT_EQ(tunnels_to_ask(pool, 0), (Ids{TunnelId{1}, TunnelId{2}}));
+  for (std::uint64_t id = 3; id < 10; ++id) pool.push_back({.id = TunnelId{id}, .congested = true});
+  EXPECT_EQ(tunnels_to_ask(pool, 0), Ids()) << "nine tunnels full of lagging consumers get no tenth";
+}
+
+}  // namespace
+}  // namespace ebb::reverse
