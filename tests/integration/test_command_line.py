@@ -1,5 +1,6 @@
 """What a person sees who has only a file and a shell: spec/config.md 2.3 and 19."""
 
+import json
 import os
 import re
 import subprocess
@@ -51,6 +52,16 @@ class CommandLine(case.ProgramCase):
             self.assertRegex(done.stdout, COMMA)
             self.assertIn("comma", done.stdout)
             self.assertIn('"out"', done.stdout)
+
+    def test_every_bad_file_is_refused_with_a_place(self):
+        folder = os.path.join(configs.ROOT, "tests", "vectors", "configs", "bad")
+        with open(os.path.join(folder, "expected.json"), encoding="utf-8") as f:
+            refused = [e for e in json.load(f) if e["ours"].get("run") == "refuse"]
+        self.assertGreater(len(refused), 40)
+        for entry in refused:
+            done = self.ebbgate("test", "-c", os.path.join(folder, entry["file"]))
+            self.assertEqual((entry["file"], done.returncode), (entry["file"], 23), done.stdout)
+            self.assertRegex(done.stdout, rf"{re.escape(entry['file'])}:\d+:\d+: error: ")
 
     def test_running_a_bad_file_is_23_too(self):
         self.assertEqual(self.ebbgate("run", "-c", self.seeds(".as-printed.json")[0]).returncode, 23)

@@ -1,10 +1,9 @@
 """The service behind the bridge is not there, or goes away."""
 
-import socket
 import time
 import unittest
 
-from ebbtest import case, visitors, wait
+from ebbtest import case, visitors
 
 GIVES_UP_S = 1.0  # the bridge dials five times in this time, as V2Ray does: spec/reverse.md 3.1
 
@@ -45,30 +44,6 @@ class OriginDown(case.PairCase):
         self.assertFalse(visitors.fetches(self.public, 3))
         self.web.start()
         self.assertTrue(visitors.fetches(self.public))
-
-
-class HalfClose(case.PairCase):
-    @case.beyond_v2ray
-    def test_late_answer_after_the_visitors_end(self):
-        """Between our own nodes the end of one direction travels: the origin sees it and then answers."""
-        self.start_pair()
-        sock = self.connect(self.public)
-        sock.sendall(b"LATE 500 answer\n")
-        sock.shutdown(socket.SHUT_WR)
-        self.assertEqual(sock.recv(100), b"answer")
-        self.assertEqual(visitors.ending(sock, 2), "fin")
-
-    @case.beyond_v2ray
-    def test_visitor_goes_on_after_the_origins_end(self):
-        self.start_pair()
-        sock = self.connect(self.public)
-        sock.sendall(b"FIN 1000\n")
-        self.assertEqual(visitors.ending(sock, 3), "fin")
-        sock.sendall(b"y" * 5000)
-        sock.shutdown(socket.SHUT_WR)
-        visit = self.web.visits[-1]
-        wait.until("all of it arrived", lambda: visit.eof, 3)
-        self.assertEqual(visit.received, len(b"FIN 1000\n") + 5000)
 
 
 if __name__ == "__main__":
