@@ -174,10 +174,9 @@ void Bridge::dial() {
   which->codec = std::move(way->codec);
   which->peer = host_text(way->plan.host) + ":" + std::to_string(way->plan.port);
   dials_.push_back(std::move(dialling));
-  which->dial = std::make_unique<net::Dial>(home_.around.loop, std::move(way->plan),
-                                            [this, which](Result<std::unique_ptr<net::TcpStream>> stream) {
-                                              on_dialled(*which, std::move(stream));
-                                            });
+  which->dial = std::make_unique<net::Dial>(
+      home_.around.loop, std::move(way->plan),
+      [this, which](Result<std::unique_ptr<net::TcpStream>> stream) { on_dialled(*which, std::move(stream)); });
 }
 
 void Bridge::on_dialled(Dialling& which, Result<std::unique_ptr<net::TcpStream>> stream) {

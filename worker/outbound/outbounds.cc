@@ -139,7 +139,8 @@ Result<Way> Outbounds::freedom(const config::FreedomOutbound& settings, const Ta
     if (settings.redirect->host) out.plan.host = *settings.redirect->host;
     if (settings.redirect->port != 0) out.plan.port = settings.redirect->port;
   }
-  if (out.plan.port == 0) return std::unexpected{Error{Errc::refused, "port 0 cannot be dialled: " + target.text(), {}}};
+  if (out.plan.port == 0)
+    return std::unexpected{Error{Errc::refused, "port 0 cannot be dialled: " + target.text(), {}}};
   return out;
 }
 

@@ -124,8 +124,7 @@ void Relay::finish() {
   home_.bury(*this);
 }
 
-Relays::Relays(net::Loop& loop)
-    : loop_(loop), sweep_([](void* self) { static_cast<Relays*>(self)->sweep(); }, this) {}
+Relays::Relays(net::Loop& loop) : loop_(loop), sweep_([](void* self) { static_cast<Relays*>(self)->sweep(); }, this) {}
 
 Relays::~Relays() {
   sweep();

@@ -219,7 +219,8 @@ void Tunnel::wait_for_room(MuxSide& side) {
 void Tunnel::unlist(MuxSide& side) {
   const auto drop = [&side](std::vector<MuxSide*>& list) { std::erase(list, &side); };
   if (std::exchange(side.waiting_, false)) drop(waiting_);
-  if (std::exchange(side.dirty_, false)) std::replace(dirty_.begin(), dirty_.end(), &side, static_cast<MuxSide*>(nullptr));
+  if (std::exchange(side.dirty_, false))
+    std::replace(dirty_.begin(), dirty_.end(), &side, static_cast<MuxSide*>(nullptr));
   if (std::exchange(side.lagging_, false)) {
     drop(lagging_);
     check_lagging();

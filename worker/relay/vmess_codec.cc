@@ -33,6 +33,10 @@ std::size_t VmessServerCodec::seal_end(MutSpan out) {
   return payload_sent_ ? head + sealer_.seal_end(out.subspan(head)) : head;
 }
 
+std::unique_ptr<Codec> codec_from(const vmess::SessionState& state, crypto::RandomSource& random) {
+  return std::make_unique<VmessServerCodec>(state.keys, state.request, state.response, state.response_sent, random);
+}
+
 std::size_t VmessClientCodec::seal_start(MutSpan out) {
   const ConstSpan request = handshake_.request();
   std::copy(request.begin(), request.end(), out.begin());

@@ -1,12 +1,14 @@
 // VMess as a Codec: the bodies of both directions, the headers in front of them. spec/vmess.md 7, 8.
 #pragma once
 
+#include <memory>
 #include <optional>
 
 #include "common/crypto/random.h"
 #include "common/protocol/vmess/body.h"
 #include "common/protocol/vmess/client.h"
 #include "common/protocol/vmess/response.h"
+#include "common/protocol/vmess/session_state.h"
 #include "worker/relay/codec.h"
 
 namespace ebb::relay {
@@ -38,6 +40,9 @@ class VmessServerCodec final : public Codec {
   bool response_sent_;
   bool payload_sent_ = false;
 };
+
+/// The server's codec that goes on where `state` was taken (a connection that came with an OFFER).
+std::unique_ptr<Codec> codec_from(const vmess::SessionState& state, crypto::RandomSource& random);
 
 /// A client's connection: request header first, response header in front of the downlink.
 class VmessClientCodec final : public Codec {

@@ -13,7 +13,8 @@ constexpr std::size_t kMaxParts = 16;
 
 Error broken(const char* what, int error) {
   return Error{error == ECONNRESET || error == EPIPE ? Errc::closed : Errc::os,
-               std::string(what) + ": " + std::strerror(error), {}};
+               std::string(what) + ": " + std::strerror(error),
+               {}};
 }
 
 }  // namespace

@@ -95,15 +95,15 @@ class Wire final : private net::StreamObserver {
   std::unique_ptr<net::Stream> stream_;
   WireObserver* observer_ = nullptr;
   OutQueue queue_;
-  Bytes leftover_;                // read, not yet opened: less than one chunk
-  std::vector<iovec> pending_;    // plain: pieces of this batch, not ours
+  Bytes leftover_;              // read, not yet opened: less than one chunk
+  std::vector<iovec> pending_;  // plain: pieces of this batch, not ours
   net::Deferred flush_later_;
   std::size_t read_bytes_ = net::Loop::kReadBytes;
   std::uint64_t written_ = 0;
   std::uint64_t received_ = 0;
   bool reading_ = true;
-  bool started_ = false;   // the codec's start bytes are out
-  bool ended_ = false;     // the peer finished
+  bool started_ = false;  // the codec's start bytes are out
+  bool ended_ = false;    // the peer finished
   bool failed_ = false;
   bool end_wanted_ = false;
   bool end_sent_ = false;

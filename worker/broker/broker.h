@@ -1,0 +1,91 @@
+// Role broker: owns every tunnel and every connection handed to it. One loop here; nothing outside knows that.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/config/config.h"
+#include "common/crypto/random.h"
+#include "common/net/uv_loop.h"
+#include "common/routing/router.h"
+#include "ipc/channel.h"
+#include "ipc/child.h"
+#include "ipc/offer_intake.h"
+#include "worker/bridge/bridge.h"
+#include "worker/broker/portal.h"
+#include "worker/outbound/outbounds.h"
+
+namespace ebb::broker {
+
+class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
+ public:
+  explicit Broker(Fd ctl);
+  Broker(const Broker&) = delete;
+  Broker& operator=(const Broker&) = delete;
+  ~Broker() override;
+
+  /// Until the supervisor ends us; returns the exit status.
+  int run();
+
+ private:
+  struct Ctl;         // watches the ctl link
+  struct Signals;     // and the signals
+  struct WorkerLink;  // a handoff link
+  struct Plant;       // what a configuration turns into: router, outbounds, portals, bridges
+
+  // ipc::ChildHandler
+  void on_log(ipc::LogKind which, Fd file) override;
+  Result<> on_shm(ipc::ShmKind kind, Fd memfd, std::uint64_t bytes) override;
+  Result<> on_config(std::uint64_t gen, std::string_view snapshot) override;
+  void on_slot(const ipc::SlotGrant& grant, Fd socket) override;
+  void on_slot_revoked(std::uint32_t slot) override;
+  void on_link(const ipc::LinkAdd& link, Fd end) override;
+  void on_start() override;
+  void on_pause() override {}  // brokers poll no slots
+  void on_drain(const ipc::DrainOrder& order) override;
+  std::string on_query(std::string_view request) override;
+  ipc::Vitals on_ping() override;
+  void on_broken(const Error& why) override;
+
+  // ipc::OfferHost
+  std::optional<ipc::PortalKey> portal_of(ipc::LinkId link, const ipc::OfferRecord& record) override;
+  ipc::Choice choose(ipc::PortalKey portal, const ipc::OfferRecord& record, ConstSpan blob) override;
+  void release(std::uint64_t) override {}
+  void own(ipc::OwnedOffer offer) override;
+
+  void read_link(WorkerLink& link);
+  void drop_link(WorkerLink& link);
+  void arm_intake();
+  void pool_changed(std::size_t portal);
+  void check_drained();
+  void leave(int status);
+  std::string status() const;
+
+  net::UvLoop loop_;
+  relay::BlockPool blocks_;
+  crypto::SystemRandom random_;
+  relay::Relays relays_;
+  Fd error_log_, access_log_;
+  std::vector<Fd> kept_memory_;         // shared tables of the workers: escrow only
+  std::map<std::uint32_t, Fd> escrow_;  // slots we never poll (spec/processes.md 3.3)
+  std::unique_ptr<ipc::OfferIntake> intake_;
+  std::unique_ptr<Plant> plant_;
+  std::vector<std::unique_ptr<WorkerLink>> links_;
+  std::vector<std::unique_ptr<WorkerLink>> dead_links_;
+  std::unique_ptr<Ctl> ctl_;
+  std::unique_ptr<Signals> signals_;
+  net::Timer intake_timer_;
+  net::Timer lag_timer_;
+  net::Timer drain_timer_;
+  net::Deferred sweep_links_;
+  std::optional<TimePoint> drain_until_;
+  Duration worst_lag_{};
+  bool draining_ = false;
+  int exit_status_ = 0;
+};
+
+}  // namespace ebb::broker

@@ -1,0 +1,241 @@
+#include "worker/broker/portal.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "common/base/log.h"
+
+namespace ebb::broker {
+namespace {
+
+constexpr std::size_t kMaxRemembered = 4096;
+
+std::uint64_t next_tunnel_id() {
+  static std::uint64_t last = 0;
+  return ++last;
+}
+
+/// Tunnels of one user of one inbound come from one bridge, as far as a stock bridge lets us know.
+std::uint64_t key_of(const TunnelOffer& offer) {
+  if (offer.user != 0xffffffff) return std::uint64_t{offer.inbound} << 32 | offer.user;
+  return std::hash<std::string>{}(offer.peer.substr(0, offer.peer.rfind(':'))) | std::uint64_t{1} << 63;
+}
+
+std::optional<reverse::Dialect> forced_dialect(config::Dialect dialect) {
+  switch (dialect) {
+    case config::Dialect::auto_: return std::nullopt;
+    case config::Dialect::v2ray: return reverse::Dialect::v2ray;
+    case config::Dialect::v2fly: return reverse::Dialect::v2fly;
+    case config::Dialect::xray: return reverse::Dialect::xray;
+  }
+  return std::nullopt;
+}
+
+reverse::PickPolicy pick_policy(config::PickPolicy policy) {
+  switch (policy) {
+    case config::PickPolicy::least: return reverse::PickPolicy::least;
+    case config::PickPolicy::roundrobin: return reverse::PickPolicy::roundrobin;
+    case config::PickPolicy::hash: return reverse::PickPolicy::hash;
+    case config::PickPolicy::order: return reverse::PickPolicy::order;
+  }
+  return reverse::PickPolicy::least;
+}
+
+}  // namespace
+
+// --- PortalLink ------------------------------------------------------------------------------------------------------
+
+PortalLink::PortalLink(Portal& portal, TunnelId id, TunnelOffer& offer)
+    : Tunnel(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.codec),
+             {portal.home_.settings.limits.stream_buffer, portal.home_.settings.limits.tunnel_buffer,
+              portal.home_.settings.timers.stall}),
+      portal_(portal),
+      id_(id),
+      peer_(offer.peer),
+      bridge_key_(key_of(offer)),
+      since_(portal.home_.around.loop.now()),
+      plan_(portal.tunnel_settings(offer), since_) {}
+
+PortalLink::~PortalLink() {
+  if (!dead()) plan_.abort_streams(*this);
+}
+
+void PortalLink::start(TunnelOffer offer) { attach(std::move(offer.stream), std::move(offer.unread)); }
+
+Decoded<> PortalLink::feed(ConstSpan plain) {
+  const auto state = plan_.state();
+  auto fed = plan_.feed(plain, loop_.now(), *this);
+  if (plan_.state() != state) portal_.review_soon();
+  return fed;
+}
+
+void PortalLink::tick() {
+  plan_.tick(loop_.now());
+  portal_.review_soon();
+}
+
+void PortalLink::forget(StreamId stream) {
+  plan_.close(stream);
+  if (plan_.state() == reverse::PortalTunnel::State::draining) portal_.review_soon();
+}
+
+void PortalLink::on_reading_changed(bool reading) {
+  plan_.set_reading(reading, loop_.now());
+  plan_.set_congested(!reading);
+  portal_.review_soon();
+}
+
+void PortalLink::on_tunnel_over(const Error& why) { portal_.link_over(*this, why); }
+
+std::unique_ptr<relay::MuxSide> PortalLink::open(const Target& target) {
+  if (dead()) return nullptr;
+  std::array<std::uint8_t, mux::kMaxHead> head;
+  const auto opened = plan_.open(target, nullptr, head);
+  if (!opened) return nullptr;
+  send_frames(ConstSpan(head).first(opened->head_bytes));
+  // No half-close on the wire yet: an End would stop the answer (spec/mux-cool.md 6.3), so it is held back.
+  const bool hold = portal_.home_.settings.timers.half_close_hold.count() > 0;
+  return make_side(opened->stream, hold);
+}
+
+// --- Portal ----------------------------------------------------------------------------------------------------------
+
+Portal::Portal(const config::Portal& settings, PortalHome& home)
+    : settings_(settings),
+      home_(home),
+      picker_(pick_policy(settings.policy)),
+      review_later_([](void* self) { static_cast<Portal*>(self)->review(); }, this) {}
+
+Portal::~Portal() = default;
+
+reverse::PortalTunnelSettings Portal::tunnel_settings(const TunnelOffer& offer) const {
+  reverse::PortalTunnelSettings out;
+  out.domain = settings_.domain;
+  out.forced = forced_dialect(settings_.dialect);
+  if (const auto known = remembered_.find(key_of(offer)); known != remembered_.end()) {
+    out.remembered = known->second;
+  }
+  out.hello = home_.hello;
+  out.seed = home_.around.random.below(0xffffffff);
+  if (home_.settings.limits.max_streams_per_tunnel > 0) {
+    out.max_streams = home_.settings.limits.max_streams_per_tunnel;
+  }
+  return out;
+}
+
+void Portal::add_tunnel(TunnelOffer offer) {
+  auto link = std::make_unique<PortalLink>(*this, TunnelId{next_tunnel_id()}, offer);
+  log_event(log::Level::info, "portal", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()));
+  links_.push_back(std::move(link));
+  links_.back()->start(std::move(offer));
+  review_soon();
+}
+
+PortalLink* Portal::pick(std::uint64_t visitor_key) const {
+  std::vector<reverse::Candidate> candidates;
+  candidates.reserve(links_.size());
+  const TimePoint now = home_.around.loop.now();
+  for (const auto& link : links_) {
+    reverse::Candidate candidate;
+    candidate.id = link->id();
+    candidate.usable = !link->dead() && link->plan().pickable(now);
+    candidate.last_resort = !link->dead() && link->plan().pickable_as_last(now);
+    candidate.streams = link->plan().user_streams();
+    candidate.bytes_in_flight = link->unsent();
+    candidates.push_back(candidate);
+  }
+  const auto index = picker_.pick(candidates, visitor_key);
+  return index ? links_[*index].get() : nullptr;
+}
+
+bool Portal::has_room() const {
+  const TimePoint now = home_.around.loop.now();
+  return std::any_of(links_.begin(), links_.end(), [now](const auto& link) {
+    return !link->dead() && (link->plan().pickable(now) || link->plan().pickable_as_last(now));
+  });
+}
+
+std::unique_ptr<relay::Side> Portal::open(const Target& target, std::uint64_t visitor_key) {
+  // A tunnel may refuse at the last moment (ids used up): each is tried at most once.
+  for (std::size_t tries = links_.size(); tries > 0; --tries) {
+    PortalLink* link = pick(visitor_key);
+    if (link == nullptr) return nullptr;
+    if (auto side = link->open(target)) {
+      if (link->plan().state() == reverse::PortalTunnel::State::draining) review_soon();
+      return side;
+    }
+  }
+  return nullptr;
+}
+
+bool Portal::serve(std::unique_ptr<relay::Side>& visitor, const Target& target, const config::PolicyLevel& level,
+                   std::uint64_t visitor_key) {
+  auto side = open(target, visitor_key);
+  if (!side) return false;
+  relay::RelayTimes times = outbound::relay_times(level);
+  const auto hold = home_.settings.timers.half_close_hold;
+  if (hold.count() > 0) times.client_ended = hold;
+  home_.relays.start(std::move(visitor), std::move(side), times);
+  return true;
+}
+
+std::uint16_t Portal::live() const {
+  const TimePoint now = home_.around.loop.now();
+  return static_cast<std::uint16_t>(std::count_if(links_.begin(), links_.end(), [now](const auto& link) {
+    return !link->dead() && (link->plan().pickable(now) || link->plan().pickable_as_last(now));
+  }));
+}
+
+std::uint32_t Portal::streams() const {
+  std::uint32_t out = 0;
+  for (const auto& link : links_) out += static_cast<std::uint32_t>(link->plan().user_streams());
+  return out;
+}
+
+void Portal::review() {
+  const TimePoint now = home_.around.loop.now();
+  std::vector<reverse::PoolMember> members;
+  for (const auto& link : links_) {
+    if (link->dead()) continue;
+    reverse::PoolMember member;
+    member.id = link->id();
+    member.bridge = link->bridge_key();
+    member.draining = link->plan().state() == reverse::PortalTunnel::State::draining;
+    member.asked = link->plan().asked_for_another();
+    member.congested = link->congested();
+    members.push_back(member);
+    if (const auto dialect = link->plan().dialect_to_remember();
+        dialect && (remembered_.size() < kMaxRemembered || remembered_.contains(link->bridge_key()))) {
+      remembered_[link->bridge_key()] = *dialect;
+    }
+  }
+  const auto find = [this](TunnelId id) -> PortalLink& {
+    return **std::find_if(links_.begin(), links_.end(), [id](const auto& link) { return link->id() == id; });
+  };
+  for (const TunnelId id : reverse::tunnels_to_ask(members, settings_.tunnels)) {
+    find(id).plan().ask_for_another(now);
+    find(id).poke();
+  }
+  for (const TunnelId id : reverse::tunnels_replaced(members)) {
+    find(id).plan().set_replaced(true);
+    find(id).poke();
+  }
+  if (on_change) on_change(*this);
+}
+
+void Portal::link_over(PortalLink& link, const Error& why) {
+  const auto lived = std::chrono::duration_cast<std::chrono::seconds>(home_.around.loop.now() - link.since());
+  const bool expected =
+      link.plan().state() == reverse::PortalTunnel::State::draining || link.plan().end() == reverse::TunnelEnd::drained;
+  log_event(expected ? log::Level::info : log::Level::warning, "portal", "tunnel closed", kv("tag", settings_.tag),
+            kv("peer", link.peer()), kv("reason", why), kv("lived_s", lived.count()));
+  std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });
+  review_soon();
+}
+
+void Portal::abort(const Error& why) {
+  for (auto& link : links_) link->abort(why);
+}
+
+}  // namespace ebb::broker

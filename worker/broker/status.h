@@ -1,0 +1,18 @@
+// The broker's part of `ebbgate ctl status`. Shape: spec/processes.md 11.2.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/bridge/bridge.h"
+#include "worker/broker/portal.h"
+
+namespace ebb::broker {
+
+/// {"connections":N,"portals":[...],"bridges":[...]}
+std::string status_json(const std::vector<std::unique_ptr<Portal>>& portals,
+                        const std::vector<std::unique_ptr<bridge::Bridge>>& bridges, std::size_t connections,
+                        TimePoint now);
+
+}  // namespace ebb::broker
