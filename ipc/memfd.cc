@@ -67,7 +67,8 @@ Result<Mapping> map_sealed(int fd) {
   const auto size = sealed_size(fd, kAllSeals);
   if (!size) return std::unexpected(size.error());
   if (*size == 0) return Mapping();
-  void* at = ::mmap(nullptr, *size, PROT_READ, MAP_SHARED, fd, 0);
+  // Private: until Linux 6.7 a shared mapping of a write-sealed file is EPERM even when it is read-only.
+  void* at = ::mmap(nullptr, *size, PROT_READ, MAP_PRIVATE, fd, 0);
   if (at == MAP_FAILED) return os_error("mmap");
   return Mapping(at, *size);
 }
