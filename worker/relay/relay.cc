@@ -52,7 +52,7 @@ void Relay::on_end(Side& from, bool both) {
   }
   (&from == client_.get() ? client_ended_ : origin_ended_) = true;
   to.send_end();
-  if (finished_) return;
+  if (finished_ || winding_) return;
   if (client_ended_ && origin_ended_) {
     // Both directions are over, but either side may still hold bytes it has to deliver.
     winding_ = true;

@@ -29,7 +29,9 @@ void MuxSide::send(ConstSpan piece) {
 }
 
 void MuxSide::send_end() {
-  if (!hold_half_close_) end(false);
+  if (hold_half_close_ || tunnel_ == nullptr) return;
+  end(false);
+  relay_->on_end(*this, true);  // End closes both directions: the peer has forgotten the id
 }
 
 void MuxSide::abort() { end(true); }

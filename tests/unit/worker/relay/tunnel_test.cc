@@ -1,0 +1,284 @@
+// A portal's and a bridge's tunnel joined in memory, VMess between them, with visitors and origins at the ends.
+#include "worker/relay/tunnel.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <map>
+#include <random>
+
+#include "common/reverse/bridge_tunnel.h"
+#include "common/reverse/portal_tunnel.h"
+#include "tests/support/manual_loop.h"
+#include "tests/support/memory_stream.h"
+#include "worker/relay/socket_side.h"
+#include "worker/relay/vmess_codec.h"
+
+namespace ebb::relay {
+namespace {
+
+using test::ManualLoop;
+using test::MemoryFaults;
+using test::MemoryStream;
+using namespace std::chrono_literals;
+
+const Target kTarget{Network::tcp, std::string("origin.test"), 80};
+
+template <class Plan>
+class TestLink : public Tunnel {
+ public:
+  TestLink(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits, Plan plan)
+      : Tunnel(loop, blocks, std::move(codec), limits), plan_(std::move(plan)) {}
+  ~TestLink() override {
+    if (!dead()) plan_.abort_streams(*this);
+  }
+  using Tunnel::attach;
+  using Tunnel::dead;
+  using Tunnel::make_side;
+  using Tunnel::send_frames;
+  Plan plan_;
+  bool over = false;
+
+ protected:
+  Decoded<> feed(ConstSpan plain) override { return plan_.feed(plain, loop_.now(), *this); }
+  Bytes take_output() override { return plan_.take_output(); }
+  void tick() override { plan_.tick(loop_.now()); }
+  TimePoint next_deadline() const override { return plan_.next_deadline(); }
+  void forget(StreamId stream) override {
+    if constexpr (requires { plan_.close(stream, loop_.now()); }) {
+      plan_.close(stream, loop_.now());
+    } else {
+      plan_.close(stream);
+    }
+  }
+  void set_user(StreamId stream, void* user) override { plan_.set_user(stream, user); }
+  void abort_streams() override { plan_.abort_streams(*this); }
+  std::size_t max_data() const override { return plan_.send_limits().max_data; }
+  void on_reading_changed(bool reading) override { plan_.set_reading(reading, loop_.now()); }
+  bool finished() const override { return plan_.state() == Plan::State::dead; }
+  void on_tunnel_over(const Error&) override { over = true; }
+  void on_open(StreamId, const Target&, ConstSpan) override {}
+};
+
+struct Fixture;
+class TestBridge : public TestLink<reverse::BridgeTunnel> {
+ public:
+  using TestLink::TestLink;
+  Fixture* fixture = nullptr;
+  void on_open(StreamId stream, const Target& target, ConstSpan) override;
+};
+
+struct Fixture {
+  explicit Fixture(MemoryFaults tunnel_faults = {}, TunnelLimits limits = {}) {
+    vmess::ClientOptions options;
+    options.user.id.value[0] = 7;
+    const auto handshake =
+        vmess::ClientHandshake::make(options, Target{Network::tcp, std::string("t.reverse"), 0}, 1'600'000'000, random);
+    reverse::PortalTunnelSettings portal_settings;
+    portal_settings.domain = "t.reverse";
+    portal = std::make_unique<TestLink<reverse::PortalTunnel>>(
+        loop, blocks, std::make_unique<VmessServerCodec>(handshake->keys(), random), limits,
+        reverse::PortalTunnel(portal_settings, loop.now()));
+    reverse::BridgeTunnelSettings bridge_settings;
+    bridge_settings.domain = "t.reverse";
+    bridge = std::make_unique<TestBridge>(loop, blocks, std::make_unique<VmessClientCodec>(*handshake, random), limits,
+                                          reverse::BridgeTunnel(bridge_settings, loop.now()));
+    bridge->fixture = this;
+    auto [a, b] = MemoryStream::pair(loop, tunnel_faults, tunnel_faults);
+    bridge->attach(std::move(b), {});
+    loop.settle();
+    // What a worker has read already: the request header (and nothing of the body).
+    Bytes header(handshake->request().size());
+    std::size_t got = 0;
+    while (got < header.size()) {
+      const auto r = a->read(MutSpan(header).subspan(got));
+      if (r.kind == net::IoResult::Kind::ok) got += r.bytes;
+      loop.settle();
+    }
+    portal->attach(std::move(a), {});
+    loop.settle();
+  }
+
+  /// A visitor's end; the origin's end shows up in `origins` under the stream's id.
+  std::pair<StreamId, std::unique_ptr<MemoryStream>> visit(MemoryFaults faults = {}) {
+    std::array<std::uint8_t, mux::kMaxHead> head;
+    const auto opened = portal->plan_.open(kTarget, nullptr, head);
+    EXPECT_TRUE(opened);
+    portal->send_frames(ConstSpan(head).first(opened->head_bytes));
+    auto [visitor, end] = MemoryStream::pair(loop, {}, faults);
+    auto side = std::make_unique<SocketSide>(loop, blocks, nullptr);
+    SocketSide& socket = *side;
+    RelayTimes times;
+    times.client_ended = 60s;
+    relays.start(std::move(side), portal->make_side(opened->stream, true), times);
+    socket.attach(std::move(end));
+    loop.settle();
+    return {opened->stream, std::move(visitor)};
+  }
+
+  ManualLoop loop;
+  crypto::SeededRandom random{1};
+  BlockPool blocks;
+  Relays relays{loop};
+  std::map<std::uint16_t, std::unique_ptr<MemoryStream>> origins;
+  std::unique_ptr<TestLink<reverse::PortalTunnel>> portal;
+  std::unique_ptr<TestBridge> bridge;
+};
+
+void TestBridge::on_open(StreamId stream, const Target& target, ConstSpan) {
+  EXPECT_EQ(target, kTarget);
+  auto [origin, end] = MemoryStream::pair(loop_);
+  fixture->origins[stream.value] = std::move(origin);
+  auto side = std::make_unique<SocketSide>(loop_, fixture->blocks, nullptr);
+  SocketSide& socket = *side;
+  fixture->relays.start(make_side(stream, false), std::move(side), {});
+  socket.attach(std::move(end));
+}
+
+Bytes random_bytes(std::size_t n, unsigned seed) {
+  std::mt19937 generator(seed);
+  Bytes out(n);
+  for (auto& b : out) b = static_cast<std::uint8_t>(generator());
+  return out;
+}
+
+void append(Bytes& to, const Bytes& more) { to.insert(to.end(), more.begin(), more.end()); }
+
+TEST(Tunnel, CarriesManyStreamsBothWaysUnderFaults) {
+  MemoryFaults rough;
+  rough.capacity = 60'000;
+  rough.max_read = 7777;
+  rough.max_write = 9999;
+  rough.block_every = 5;
+  Fixture f(rough);
+  struct Pair {
+    std::unique_ptr<MemoryStream> visitor;
+    Bytes up, down, got_up, got_down;
+  };
+  std::map<std::uint16_t, Pair> pairs;
+  for (unsigned i = 0; i < 20; ++i) {
+    auto [id, visitor] = f.visit();
+    Pair pair{
+        std::move(visitor), random_bytes(1000 + i * 20'000, i), random_bytes(500'000 - i * 20'000, i + 100), {}, {}};
+    pair.visitor->put(pair.up);
+    pairs.emplace(id.value, std::move(pair));
+  }
+  for (int turn = 0; turn < 5000; ++turn) {
+    f.loop.settle();
+    bool all = true;
+    for (auto& [id, pair] : pairs) {
+      const auto origin = f.origins.find(id);
+      if (origin == f.origins.end()) {
+        all = false;
+        continue;
+      }
+      if (pair.got_up.empty() && origin->second->bytes_written == 0) origin->second->put(pair.down);
+      append(pair.got_up, origin->second->take());
+      append(pair.got_down, pair.visitor->take());
+      all = all && pair.got_up.size() == pair.up.size() && pair.got_down.size() == pair.down.size();
+    }
+    if (all) break;
+  }
+  for (auto& [id, pair] : pairs) {
+    EXPECT_EQ(pair.got_up, pair.up) << id;
+    EXPECT_EQ(pair.got_down, pair.down) << id;
+  }
+}
+
+TEST(Tunnel, AgreesWithOurOwnPeerInOneRoundTrip) {
+  Fixture f;
+  EXPECT_TRUE(f.portal->plan_.peer_hello());
+  EXPECT_TRUE(f.bridge->plan_.peer_hello());
+  EXPECT_GT(f.portal->plan_.send_limits().max_data, mux::kMaxData);
+}
+
+TEST(Tunnel, ResetsTheVisitorWhenTheOriginIsReset) {
+  Fixture f;
+  auto [id, visitor] = f.visit();
+  f.origins[id.value]->put("half");
+  f.loop.settle();
+  f.origins[id.value]->reset();
+  f.loop.settle();
+  EXPECT_TRUE(visitor->was_reset());
+  EXPECT_EQ(f.relays.size(), 0u);
+}
+
+TEST(Tunnel, CutsTheOriginWhenTheVisitorIsReset) {
+  Fixture f;
+  auto [id, visitor] = f.visit();
+  visitor->reset();
+  f.loop.settle();
+  EXPECT_TRUE(f.origins[id.value]->was_reset());
+}
+
+TEST(Tunnel, HoldsAHalfCloseUntilTheAnswerIsThere) {
+  Fixture f;
+  auto [id, visitor] = f.visit();
+  visitor->put("question");
+  visitor->shutdown_write();
+  f.loop.advance(3s);
+  MemoryStream& origin = *f.origins[id.value];
+  EXPECT_EQ(as_text(origin.take()), "question");
+  origin.put("late answer");
+  origin.shutdown_write();
+  f.loop.settle();
+  EXPECT_EQ(as_text(visitor->take()), "late answer");
+  EXPECT_TRUE(visitor->ended());
+  EXPECT_FALSE(visitor->was_reset());
+  EXPECT_EQ(f.relays.size(), 0u);
+}
+
+TEST(Tunnel, ResetsADeadConsumerAloneAndNeverASlowOne) {
+  TunnelLimits limits;
+  limits.stream_buffer = 256 * 1024;
+  MemoryFaults small;
+  small.capacity = 1000;
+  Fixture f({}, limits);
+  auto [dead_id, dead] = f.visit(small);
+  auto [slow_id, slow] = f.visit(small);
+  auto [fast_id, fast] = f.visit();
+  f.origins[dead_id.value]->put(random_bytes(4 << 20, 1));
+  f.origins[slow_id.value]->put(random_bytes(3 << 20, 2));
+  f.loop.settle();
+  Bytes got_slow;
+  for (int i = 0; i < 110; ++i) {  // 11 s: the slow one takes something ten times a second
+    append(got_slow, slow->take());
+    f.loop.advance(100ms);
+  }
+  EXPECT_TRUE(dead->was_reset());
+  EXPECT_FALSE(slow->was_reset());
+  f.origins[fast_id.value]->put("hello");
+  for (int i = 0; i < 100'000 && got_slow.size() < (3u << 20); ++i) {
+    append(got_slow, slow->take());
+    f.loop.settle();
+  }
+  EXPECT_EQ(got_slow, random_bytes(3 << 20, 2));
+  f.loop.settle();
+  EXPECT_EQ(as_text(fast->take()), "hello");
+}
+
+TEST(Tunnel, ResetsEveryVisitorWhenItDies) {
+  Fixture f;
+  auto [a_id, a] = f.visit();
+  auto [b_id, b] = f.visit();
+  f.bridge.reset();
+  f.loop.settle();
+  EXPECT_TRUE(a->was_reset());
+  EXPECT_TRUE(b->was_reset());
+  EXPECT_TRUE(f.portal->over);
+  EXPECT_EQ(f.relays.size(), 0u);
+}
+
+TEST(Tunnel, StaysUpWithoutTrafficForHours) {
+  Fixture f;
+  f.loop.advance(2h);
+  EXPECT_FALSE(f.portal->dead());
+  EXPECT_FALSE(f.bridge->dead());
+  auto [id, visitor] = f.visit();
+  visitor->put("x");
+  f.loop.settle();
+  EXPECT_EQ(as_text(f.origins[id.value]->take()), "x");
+}
+
+}  // namespace
+}  // namespace ebb::relay
