@@ -49,15 +49,15 @@ ChildControl::ChildControl(Fd ctl, Role self, ChildHandler& handler)
 }
 
 void ChildControl::on_readable() {
-  while (channel_.open() && !broken_) {
+  while (channel_.open() && !broken_ && !ended_) {
     const ReadEnd end = channel_.on_readable([this](Message& message) { on_message(message); });
     if (end == ReadEnd::busy) continue;
     if (end == ReadEnd::drained || end == ReadEnd::starved) return;
-    const FaultCode fault = channel_.fault();
-    channel_.close();
+    ended_ = true;
     if (broken_) return;
     if (end == ReadEnd::fault) {
-      broken(Error{Errc::protocol, "the supervisor sent a bad message: " + std::string(name_of(fault)), "ctl"});
+      broken(
+          Error{Errc::protocol, "the supervisor sent a bad message: " + std::string(name_of(channel_.fault())), "ctl"});
       return;
     }
     // Nobody is left to adopt us yet: end of file means QUIT (spec/processes.md 9.4 changes that).

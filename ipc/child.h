@@ -83,6 +83,7 @@ class ChildControl {
   void on_readable();
   void on_writable();
   bool wants_write() const { return channel_.wants_write(); }
+  bool ended() const { return ended_; }
   void on_signal();
 
   /// READY: once, after on_config().
@@ -105,6 +106,7 @@ class ChildControl {
   std::uint64_t gen_ = 0;
   std::string query_;  // parts of a QUERY so far
   bool broken_ = false;
+  bool ended_ = false;
 };
 
 }  // namespace ebb::ipc

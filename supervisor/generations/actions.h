@@ -46,6 +46,9 @@ struct TellBrokerState {
 struct Listen {};       // on every slot; a failure comes back as start_failed()
 struct RetireSlots {};  // let no new connection in, keep the queues
 struct CloseSlots {};   // the supervisor's copies
+struct RevokeSlots {    // every slot of this child: the broker's escrow
+  ChildKey child;
+};
 struct Start {
   ChildKey child;
   std::uint64_t gen = 0;
@@ -75,7 +78,7 @@ struct Exit {
 }  // namespace action
 
 using Action = std::variant<action::Spawn, action::Connect, action::TellBrokerState, action::Listen,
-                            action::RetireSlots, action::CloseSlots, action::Start, action::Drain, action::Ping,
-                            action::Kill, action::Note, action::Exit>;
+                            action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start, action::Drain,
+                            action::Ping, action::Kill, action::Note, action::Exit>;
 
 }  // namespace ebb::supervisor

@@ -18,7 +18,7 @@ constexpr auto kAfterTerminate = 2s;  // from TERM to KILL
 constexpr auto kRetire = 1s;          // a SYN-ACK timeout: half-open handshakes come through (spec/processes.md 3.5)
 constexpr auto kKillSlack = 500ms;    // a child obeys its deadline itself before it is killed
 constexpr auto kAfterSpawnFailure = 1s;
-constexpr auto kEndWithLink = 5s;     // from closing ctl to the exit that must follow
+constexpr auto kEndWithLink = 5s;  // from closing ctl to the exit that must follow
 constexpr std::uint32_t kMaxWorkers = 1024;
 
 const char* unbuilt(int number) {
@@ -344,6 +344,7 @@ void Machine::drain_workers(TimePoint now) {
     drain(one, plan_.hard_stop_workers, plan_.drain_spread, now);
   }
   emit(action::CloseSlots{});
+  if (const Child* escrow = broker()) emit(action::RevokeSlots{escrow->key});  // or it would keep them listening
   for (auto& [gen, generation] : generations_) generation.state = GenerationState::draining;
   // The broker still has to answer offers under way: TAKE or REFUSE comes within tunnelWait.
   drain_broker_ = now + plan_.tunnel_wait + 1s;

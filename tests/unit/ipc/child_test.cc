@@ -152,7 +152,7 @@ TEST_F(ChildControlTest, TakesTheEndOfTheSupervisorAsQuit) {
   EXPECT_EQ(recorder.seen, (std::vector<std::string>{"start", "drain"}));  // what was queued comes first
   EXPECT_EQ(recorder.order->why, DrainOrder::Why::supervisor_gone);
   EXPECT_FALSE(recorder.order->deadline.has_value());
-  EXPECT_EQ(child->fd(), -1);
+  EXPECT_TRUE(child->ended());
   child->on_readable();
   child->ready();
   child->drained(0, 0);  // nobody listens; nothing happens

@@ -38,6 +38,7 @@ struct Stage {
   void say(std::vector<std::string>& out, const action::Listen&) { out.push_back("listen"); }
   void say(std::vector<std::string>& out, const action::RetireSlots&) { out.push_back("retire"); }
   void say(std::vector<std::string>& out, const action::CloseSlots&) { out.push_back("close"); }
+  void say(std::vector<std::string>& out, const action::RevokeSlots& a) { out.push_back("revoke " + names[a.child]); }
   void say(std::vector<std::string>& out, const action::Start& a) { out.push_back("start " + names[a.child]); }
   void say(std::vector<std::string>& out, const action::Drain& a) {
     out.push_back("drain " + names[a.child] + " " + std::to_string(a.deadline.count()));
@@ -319,7 +320,7 @@ TEST(Machine, QuitRetiresSlotsThenDrainsWorkersThenTheBroker) {
   Stage stage = Stage::running();
   stage.machine.signal(SIGQUIT, false, stage.now);
   EXPECT_EQ(stage.actions(), Words{"retire"});
-  EXPECT_EQ(stage.pass(1s), (Words{"drain w2 3600000", "drain w3 3600000", "close"}));
+  EXPECT_EQ(stage.pass(1s), (Words{"drain w2 3600000", "drain w3 3600000", "close", "revoke b1"}));
   stage.dies("w2", {false, 0});
   EXPECT_EQ(stage.actions(), Words{});
   stage.dies("w3", {false, 0});
@@ -331,7 +332,7 @@ TEST(Machine, QuitRetiresSlotsThenDrainsWorkersThenTheBroker) {
 TEST(Machine, QuitDrainsTheBrokerWhenOffersMustBeAnswered) {
   Stage stage = Stage::running();
   stage.machine.signal(SIGQUIT, false, stage.now);
-  EXPECT_EQ(stage.pass(6900ms), (Words{"retire", "drain w2 3600000", "drain w3 3600000", "close"}));
+  EXPECT_EQ(stage.pass(6900ms), (Words{"retire", "drain w2 3600000", "drain w3 3600000", "close", "revoke b1"}));
   EXPECT_EQ(stage.pass(200ms), Words{"drain b1 86400000"});
 }
 

@@ -1,0 +1,372 @@
+#include "supervisor/generations/runner.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "common/base/log.h"
+#include "common/crypto/hash.h"
+#include "ipc/memfd.h"
+#include "supervisor/process/environment.h"
+
+namespace ebb::supervisor {
+namespace {
+
+constexpr auto kRetry =
+    std::chrono::milliseconds(5);  // too many descriptors under way to one uid (spec/processes.md 5)
+constexpr int kBrokerOom = -500;
+
+std::uint64_t monotonic_ns(TimePoint now) {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count());
+}
+
+}  // namespace
+
+struct Runner::Gathering {
+  Gathering(Runner& owner, std::uint64_t number) : runner(owner), id(number), timer(&Gathering::expired, this) {}
+  static void expired(void* self) {
+    auto& one = *static_cast<Gathering*>(self);
+    one.runner.finish(one.id);
+  }
+  Runner& runner;
+  std::uint64_t id;
+  std::size_t missing = 0;
+  std::vector<ChildAnswer> answers;
+  std::function<void(std::vector<ChildAnswer>)> done;
+  net::Timer timer;
+};
+
+Runner::Runner(net::UvLoop& loop, Plan plan, Service service)
+    : loop_(loop),
+      machine_(plan),
+      service_(std::move(service)),
+      slots_bound_(service_.slots.slots.size()),
+      tick_(
+          [](void* self) {
+            auto& my = *static_cast<Runner*>(self);
+            my.machine_.tick(my.loop_.now());
+            my.loop_.defer(my.step_);
+          },
+          this),
+      retry_([](void* self) { static_cast<Runner*>(self)->retry_blocked(); }, this),
+      step_([](void* self) { static_cast<Runner*>(self)->step(); }, this) {}
+
+Runner::~Runner() = default;
+
+int Runner::run() {
+  auto sealed = ipc::make_sealed("ebbgate-configuration", as_bytes(service_.snapshot));
+  if (!sealed) {
+    log_event(log::Level::error, "supervisor", "could not store the configuration", kv("reason", sealed.error()));
+    return 1;
+  }
+  snapshot_ = std::move(*sealed);
+  snapshot_hash_ = crypto::sha256({as_bytes(service_.snapshot)});
+  signal_watch_ = std::make_unique<Watch>(loop_, service_.signals.get(), [this] { on_signal(); });
+  machine_.begin(Clock::now());
+  loop_.defer(step_);
+  loop_.run();
+  gatherings_.clear();
+  return exit_code_;
+}
+
+void Runner::step() {
+  for (auto actions = machine_.take(); !actions.empty(); actions = machine_.take()) {
+    for (const auto& action : actions) {
+      std::visit([this](const auto& one) { perform(one); }, action);
+    }
+  }
+  ended_.clear();
+  if (const auto next = machine_.next_tick()) {
+    loop_.arm(tick_, std::max<Duration>(*next - loop_.now(), Duration::zero()));
+  } else {
+    tick_.disarm();
+  }
+  const bool blocked = std::ranges::any_of(links_, [](const auto& l) { return l.second->channel.wants_retry(); });
+  if (blocked && !retry_.armed()) loop_.arm(retry_, kRetry);
+}
+
+void Runner::retry_blocked() {
+  for (auto& [key, child] : links_) {
+    if (child->channel.wants_retry()) child->channel.on_writable();
+  }
+  loop_.defer(step_);
+}
+
+ChildLink* Runner::link(ChildKey key) {
+  const auto found = links_.find(key);
+  return found == links_.end() || found->second->ctl_ended ? nullptr : found->second.get();
+}
+
+// ---- actions ----------------------------------------------------------------------------------
+
+void Runner::perform(const action::Spawn& action) {
+  const Child* child = machine_.find(action.child);
+  if (child == nullptr) return;
+  auto ends = ipc::pair();
+  if (!ends) return machine_.spawn_failed(action.child, ends.error().what, loop_.now());
+  const bool worker = action.role == ipc::Role::worker;
+  const int fds[] = {ends->second.get()};
+  SpawnOptions options;
+  options.title = "ebbgate: " + child->name();
+  options.args = {worker ? "--role=worker" : "--role=broker"};
+  options.fds = fds;
+  options.oom_score_adj = worker ? 0 : kBrokerOom;
+  auto process = spawn(service_.binary, options);
+  if (!process) return machine_.spawn_failed(action.child, process.error().what, loop_.now());
+  const pid_t pid = process->pid;
+
+  ipc::Channel::Options room;
+  room.max_queued_fds = 4096;  // a broker gets every slot at once
+  auto fresh = std::make_unique<ChildLink>(
+      ChildLink{action.child,
+                std::move(*process),
+                ipc::Channel(std::move(ends->first), ipc::Link::ctl, ipc::Role::supervisor, action.role, room),
+                nullptr,
+                nullptr,
+                false,
+                {},
+                {}});
+  ChildLink& one = *fresh;
+  links_[action.child] = std::move(fresh);
+  one.ctl_watch = std::make_unique<Watch>(loop_, one.channel.fd(), [this, key = action.child] { on_ctl(key); });
+  one.exit_watch = std::make_unique<Watch>(loop_, one.process.pidfd.get(), [this] { reap(); });
+  machine_.spawned(action.child, pid);
+  provision(one, action);
+}
+
+void Runner::provision(ChildLink& child, const action::Spawn& action) {
+  ipc::Hello hello;
+  hello.role = ipc::Role::supervisor;
+  hello.gen = action.gen;
+  hello.pid = static_cast<std::uint32_t>(::getpid());
+  child.channel.send_body(ipc::Type::hello, hello);
+  const auto send_log = [&](ipc::LogKind which, const std::optional<Fd>& file) {
+    if (!file) return;
+    const int fds[] = {file->get()};
+    child.channel.send_body(ipc::Type::logfd, ipc::LogFd{which, 0}, fds);
+  };
+  send_log(ipc::LogKind::error, service_.error_log);
+  send_log(ipc::LogKind::access, service_.access_log);
+  struct stat size{};
+  ::fstat(service_.replay.fd(), &size);
+  const int replay[] = {service_.replay.fd()};
+  child.channel.send_body(ipc::Type::shm, ipc::Shm{static_cast<std::uint64_t>(size.st_size), ipc::ShmKind::replay, 0},
+                          replay);
+  ipc::Config config;
+  config.gen = machine_.generation();
+  config.len = service_.snapshot.size();
+  config.sha256 = snapshot_hash_;
+  const int snapshot[] = {snapshot_.get()};
+  child.channel.send_body(ipc::Type::config, config, snapshot);
+  grant_slots(child, action);
+}
+
+void Runner::grant_slots(ChildLink& child, const action::Spawn& action) {
+  const bool worker = action.role == ipc::Role::worker;
+  std::vector<ipc::SlotGrant> grants;
+  std::vector<int> fds;
+  const auto flush = [&] {
+    if (!grants.empty()) child.channel.send_records<ipc::SlotGrant>(ipc::Type::slot_grant, grants, fds);
+    grants.clear();
+    fds.clear();
+  };
+  for (const auto& slot : service_.slots.slots) {
+    if (worker && slot.id % action.of != action.index) continue;
+    const Listener& listener = service_.slots.listeners[slot.listener];
+    grants.push_back({slot.cookie, slot.id, slot.listener, listener.inbound, kBacklog, 0});
+    fds.push_back(slot.fd.get());
+    if (grants.size() == ipc::kMaxSlots) flush();
+  }
+  flush();
+}
+
+void Runner::perform(const action::Connect& action) {
+  ChildLink* worker = link(action.worker);
+  ChildLink* broker = link(action.broker);
+  if (worker == nullptr || broker == nullptr) return;
+  auto ends = ipc::pair();
+  if (!ends) {
+    log_event(log::Level::error, "supervisor", "could not make a link", kv("reason", ends.error()));
+    return;
+  }
+  const ipc::LinkAdd add{action.broker_gen, action.worker.value & 0xFFFF, ipc::kDefaultCredits};
+  const int to_worker[] = {ends->first.get()};
+  const int to_broker[] = {ends->second.get()};
+  broker->channel.send_body(ipc::Type::link_add, add, to_broker);
+  worker->channel.send_body(ipc::Type::link_add, add, to_worker);
+}
+
+void Runner::perform(const action::TellBrokerState& action) {
+  if (ChildLink* child = link(action.to)) {
+    child->channel.send_body(ipc::Type::broker_state, ipc::BrokerState{action.broker_gen, action.state, 0});
+  }
+}
+
+void Runner::perform(const action::Listen&) {
+  const auto listening = listen_all(service_.slots);
+  if (!listening) machine_.start_failed(listening.error().what, loop_.now());
+}
+
+void Runner::perform(const action::RetireSlots&) { retire(service_.slots); }
+
+void Runner::perform(const action::CloseSlots&) { service_.slots.slots.clear(); }
+
+void Runner::perform(const action::RevokeSlots& action) {
+  ChildLink* child = link(action.child);
+  if (child == nullptr) return;
+  std::vector<ipc::SlotId> ids;
+  const auto total = static_cast<std::uint32_t>(slots_bound_);
+  for (std::uint32_t id = 0; id < total; ++id) {
+    ids.push_back({id, 0});
+    if (ids.size() < ipc::kMaxSlots && id + 1 < total) continue;
+    child->channel.send_records<ipc::SlotId>(ipc::Type::slot_revoke, ids);
+    ids.clear();
+  }
+}
+
+void Runner::perform(const action::Start& action) {
+  if (ChildLink* child = link(action.child)) child->channel.send_body(ipc::Type::start, ipc::Gen{action.gen});
+}
+
+void Runner::perform(const action::Drain& action) {
+  if (ChildLink* child = link(action.child)) {
+    child->channel.send_body(ipc::Type::drain, ipc::Drain{static_cast<std::uint64_t>(action.deadline.count()),
+                                                          static_cast<std::uint32_t>(action.jitter.count()), 0});
+  }
+}
+
+void Runner::perform(const action::Ping& action) {
+  if (ChildLink* child = link(action.child)) {
+    child->channel.send_body(ipc::Type::ping, ipc::Ping{monotonic_ns(loop_.now())});
+  }
+}
+
+void Runner::perform(const action::Kill& action) {
+  const auto found = links_.find(action.child);
+  if (found == links_.end()) return;
+  ::kill(found->second->process.pid, action.signal);  // it is ours until reaped: the pid cannot be another's
+}
+
+void Runner::perform(const action::Note& action) {
+  std::vector<log::RenderedField> fields;
+  for (const auto& [key, value] : action.fields) fields.push_back({key, std::string_view(value)});
+  if (log_enabled(action.level)) log::current()->event(action.level, "supervisor", action.text, fields);
+}
+
+void Runner::perform(const action::Exit& action) {
+  exit_code_ = action.code;
+  loop_.stop();
+}
+
+// ---- events -----------------------------------------------------------------------------------
+
+void Runner::on_signal() {
+  while (const int number = next_signal(service_.signals.get())) {
+    if (number == SIGCHLD) {
+      reap();
+    } else {
+      machine_.signal(number, service_.on_terminal, loop_.now());
+    }
+  }
+  loop_.defer(step_);
+}
+
+void Runner::on_ctl(ChildKey key) {
+  ChildLink* child = link(key);
+  if (child == nullptr) return;
+  child->channel.on_writable();
+  for (;;) {
+    const auto end = child->channel.on_readable([&](ipc::Message& message) { on_message(*child, message); });
+    if (end == ipc::ReadEnd::busy) continue;
+    if (end == ipc::ReadEnd::eof || end == ipc::ReadEnd::fault) {
+      child->ctl_ended = true;
+      child->ctl_watch->stop();
+      const auto fault = child->channel.fault();
+      machine_.link_lost(key, end == ipc::ReadEnd::fault ? name_of(fault) : "", loop_.now());
+      answer_missing(*child);
+    }
+    break;
+  }
+  loop_.defer(step_);
+}
+
+void Runner::on_message(ChildLink& child, ipc::Message& message) {
+  const TimePoint now = loop_.now();
+  switch (message.type()) {
+    case ipc::Type::ready: machine_.ready(child.key, now); break;
+    case ipc::Type::started: machine_.started(child.key, now); break;
+    case ipc::Type::pong: machine_.pong(child.key, message.as<ipc::Pong>(), now); break;
+    case ipc::Type::drained: machine_.drained(child.key, message.as<ipc::Drained>()); break;
+    case ipc::Type::answer:
+      if (child.answer.size() + message.body.size() <= kMaxAnswer) child.answer += as_text(message.body);
+      if (!message.more()) on_answer(child, std::exchange(child.answer, {}));
+      break;
+    default: break;  // HELLO, SLOT_REVOKED, PAUSED, STATS: nothing to decide yet
+  }
+}
+
+void Runner::reap() {
+  while (const auto ended = reap_one()) {
+    const auto found = std::ranges::find_if(links_, [&](const auto& l) { return l.second->process.pid == ended->pid; });
+    if (found == links_.end()) continue;  // not one of ours: a process that was left to us
+    on_ctl(found->first);                 // what it said last: DRAINED
+    found->second->ctl_watch->stop();
+    found->second->exit_watch->stop();
+    answer_missing(*found->second);
+    machine_.exited(found->first, ended->status, loop_.now());
+    ended_.push_back(std::move(found->second));
+    links_.erase(found);
+  }
+  loop_.defer(step_);
+}
+
+// ---- figures ----------------------------------------------------------------------------------
+
+bool Runner::ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done) {
+  if (gatherings_.size() >= kMaxGatherings) return false;
+  const std::uint64_t id = ++last_gathering_;
+  auto& gathering = *(gatherings_[id] = std::make_unique<Gathering>(*this, id));
+  gathering.done = std::move(done);
+  for (const auto& [key, child] : machine_.children()) {
+    gathering.answers.push_back({child, std::nullopt});
+    ChildLink* to = link(key);
+    if (to == nullptr || child.state == ChildState::starting || child.state == ChildState::killed) continue;
+    if (to->asked.size() >= kMaxGatherings || to->channel.send_long_text(ipc::Type::query, request) > ipc::Sent::queued)
+      continue;
+    to->asked.push_back(id);
+    ++gathering.missing;
+  }
+  loop_.arm(gathering.timer, gathering.missing == 0 ? Duration::zero() : Duration(kAnswerTime));
+  return true;
+}
+
+void Runner::on_answer(ChildLink& child, std::string json) {
+  if (child.asked.empty()) return;  // an answer to nothing
+  const std::uint64_t id = child.asked.front();
+  child.asked.pop_front();
+  const auto found = gatherings_.find(id);
+  if (found == gatherings_.end()) return;  // too late
+  for (auto& answer : found->second->answers) {
+    if (answer.child.key == child.key) answer.json = std::move(json);
+  }
+  if (--found->second->missing == 0) finish(id);
+}
+
+void Runner::answer_missing(ChildLink& child) {
+  for (const auto id : std::exchange(child.asked, {})) {
+    const auto found = gatherings_.find(id);
+    if (found != gatherings_.end() && --found->second->missing == 0) finish(id);
+  }
+}
+
+void Runner::finish(std::uint64_t id) {
+  const auto found = gatherings_.find(id);
+  if (found == gatherings_.end()) return;
+  const auto gathering = std::move(found->second);
+  gatherings_.erase(found);
+  gathering->done(std::move(gathering->answers));
+}
+
+}  // namespace ebb::supervisor
