@@ -28,7 +28,7 @@ struct OutboundDraft {
   Outbound outbound;
   Value self;
   std::optional<Value> tag;
-  std::optional<Value> mux;  // present and enabled
+  std::optional<Place> mux;  // where it is switched on
   std::string protocol;
   Leads leads = Leads::direct;
   bool usable = false;
@@ -62,7 +62,7 @@ struct Draft {
   Settings settings;
   std::string api_tag;                  // of the refused `api` section, so that rules to it are not called dangling
   std::set<std::string> other_in_tags;  // dns and loopback tags
-  std::optional<Place> first_file;      // where absent sections are reported
+  std::optional<Place> first_key;       // of the first file: where an absent section would stand
 };
 
 // One reader per section; each reports what it finds and fills its part of the draft.
@@ -79,8 +79,8 @@ void read_ebbgate(const Value& section, Draft& draft);
 enum class Side : std::uint8_t { inbound, outbound };
 void read_stream(const Value& section, Side side);
 void read_sniffing(const Value& section);
-/// True when it is enabled.
-bool read_mux(const Value& section);
+/// Where it is switched on, with the section's path; nothing when it is off.
+std::optional<Place> read_mux(const Value& section);
 /// A vmess `clients` or `users` list. `side`: outbound users have a security, inbound ones an e-mail that must be
 /// unique.
 std::vector<VmessUser> read_vmess_users(const Value& list, Side side);

@@ -132,7 +132,9 @@ Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings) {
   }
   Draft draft;
   if (!report.refused()) {
-    if (!roots.empty()) draft.first_file = roots.front().place();
+    if (!roots.empty() && !roots.front().node().items.empty()) {
+      draft.first_key = Place{roots.front().node().file, roots.front().node().items.front().key_offset, "$.outbounds"};
+    }
     read_sections(merge(roots, files), draft);
     cross_check(draft, report);
   }

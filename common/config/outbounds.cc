@@ -240,10 +240,11 @@ void read_proxy_settings(const Value& value) {
 
 }  // namespace
 
-bool read_mux(const Value& section) {
+std::optional<Place> read_mux(const Value& section) {
   Fields fields(section);
-  if (!fields.valid()) return false;
-  const bool enabled = fields.boolean("enabled").value_or(false);
+  if (!fields.valid()) return std::nullopt;
+  const auto enabled_field = fields.find("enabled");
+  const bool enabled = enabled_field && enabled_field->boolean().value_or(false);
   const auto concurrency = fields.number<std::int16_t>("concurrency").value_or(0);
   if (concurrency > 1024) {
     fields.find("concurrency")
@@ -256,7 +257,8 @@ bool read_mux(const Value& section) {
   } else {
     fields.no_effect({"xudpConcurrency", "xudpProxyUDP443"});
   }
-  return enabled && concurrency >= 0;
+  if (!enabled || concurrency < 0) return std::nullopt;
+  return Place{section.node().file, enabled_field->node().offset, section.path()};
 }
 
 void read_outbound(const Value& element, Draft& draft) {
@@ -269,7 +271,7 @@ void read_outbound(const Value& element, Draft& draft) {
   if (const auto stream = fields.find("streamSettings")) read_stream(*stream, Side::outbound);
   if (const auto address = fields.find("sendThrough")) read_send_through(*address, out);
   if (const auto proxy = fields.find("proxySettings")) read_proxy_settings(*proxy);
-  if (const auto mux = fields.find("mux"); mux && read_mux(*mux)) out.mux = mux;
+  if (const auto mux = fields.find("mux")) out.mux = read_mux(*mux);
   if (const auto strategy = fields.find_any({"domainStrategy", "targetStrategy"})) {
     refuse_unbuilt_strategy(*strategy, "domainStrategy");
   }

@@ -185,7 +185,8 @@ void read_balancers(const Value& value, Draft& draft) {
       element.report().refuse("MISSING", element.missing("selector"), "balancer has no \"selector\"",
                               "list tag prefixes");
     } else if (list && list->items.empty()) {
-      selector->refuse("VALUE", "selector is empty", "list tag prefixes");
+      // An empty list is as good as an absent one: reported where the balancer starts.
+      element.report().refuse("VALUE", element.missing("selector"), "selector is empty", "list tag prefixes");
     }
   }
   if (any) value.refuse("UNSUPPORTED", "balancers are not built yet", "name an outboundTag in the rules");
