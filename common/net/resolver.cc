@@ -40,6 +40,7 @@ bool is_domain_name(std::string_view name) {
 struct Lookup::Request {
   uv_getaddrinfo_t uv{};
   Lookup* owner = nullptr;  // null once it was destroyed
+  UvLoop* loop = nullptr;
   std::string name;
 };
 
@@ -58,6 +59,7 @@ Lookup::Lookup(UvLoop& loop, const Host& host, Done done)
   }
   auto request = std::make_unique<Request>();
   request->owner = this;
+  request->loop = &loop;
   request->name = name;
   request->uv.data = request.get();
   addrinfo hints{};
@@ -67,6 +69,7 @@ Lookup::Lookup(UvLoop& loop, const Host& host, Done done)
     const std::unique_ptr<addrinfo, void (*)(addrinfo*)> held(list, uv_freeaddrinfo);
     if (self->owner == nullptr) return;
     Lookup& lookup = *self->owner;
+    self->loop->woken();
     lookup.request_ = nullptr;
     if (status != 0) {
       lookup.known_ = std::unexpected(cannot_resolve(self->name, uv_strerror(status)));

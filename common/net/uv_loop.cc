@@ -112,6 +112,7 @@ void UvLoop::run() { uv_run(&impl_->loop, UV_RUN_DEFAULT); }
 void UvLoop::stop() { uv_stop(&impl_->loop); }
 void UvLoop::run_once() { uv_run(&impl_->loop, UV_RUN_NOWAIT); }
 uv_loop_s* UvLoop::raw() { return &impl_->loop; }
+void UvLoop::woken() { set_now(Clock::now()); }
 
 bool UvLoop::add(int fd, Watched& who) {
   epoll_event event{};

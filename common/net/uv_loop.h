@@ -33,6 +33,8 @@ class UvLoop final : public Loop {
   void run_once();
 
   uv_loop_s* raw();
+  /// For callbacks of handles made on raw(): brings now() up to date. What they deferred runs before the loop waits.
+  void woken();
   /// Watches for input, output, hang-up and errors, edge-triggered. False: the kernel refused.
   bool add(int fd, Watched& who);
   /// Has to be called before the descriptor is closed; no event arrives afterwards, not even one already fetched.

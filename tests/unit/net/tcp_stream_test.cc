@@ -7,6 +7,7 @@
 
 #include <functional>
 
+#include "common/net/poll.h"
 #include "tests/unit/net/turns.h"
 
 namespace ebb::net {
@@ -212,6 +213,28 @@ TEST_F(TcpStreamTest, DestroyingAReadyStreamInAnotherOnesCallbackIsSafe) {
   EXPECT_TRUE(run_until(loop, [&] { return !other || !ours; }));
   for (int i = 0; i < 3; ++i) loop.run_once();
   EXPECT_NE(other_told, got == "told") << "exactly one of the two was called";
+}
+
+TEST(Poll, TellsUntilItIsTakenAndMayBeDestroyedInItsCallback) {
+  UvLoop loop;
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+  const Fd near(pair[0]);
+  const Fd far(pair[1]);
+  int told = 0;
+  std::unique_ptr<Poll> poll;
+  poll = Poll::make(loop, near.get(), [&](bool readable, bool) {
+    EXPECT_TRUE(readable);
+    if (++told == 3) poll.reset();
+  });
+  ASSERT_TRUE(poll);
+  ASSERT_EQ(::send(far.get(), "x", 1, 0), 1);
+  loop.run_once();
+  EXPECT_EQ(told, 0);
+  poll->watch(true, false);
+  EXPECT_TRUE(run_until(loop, [&] { return !poll; }));
+  loop.run_once();
+  EXPECT_EQ(told, 3);
 }
 
 TEST(UvLoop, RunsPostedWorkAndTimersAndStops) {
