@@ -209,7 +209,7 @@ void Wire::on_readable() {
   received_ += result.bytes;
   if (discard_) return;
   // A chunk cut by the end of the last read goes in front of this one, so that chunks are always contiguous.
-  std::memcpy(buffer.data() + net::Loop::kFrontRoom - kept, leftover_.data(), kept);
+  if (kept > 0) std::memcpy(buffer.data() + net::Loop::kFrontRoom - kept, leftover_.data(), kept);
   leftover_.clear();
   take(buffer.subspan(net::Loop::kFrontRoom - kept, kept + result.bytes));
 }
