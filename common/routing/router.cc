@@ -146,8 +146,8 @@ Result<> Router::Compiled::add_conditions(RuleIndex index) {
 
 void Router::Compiled::add_to_index(RuleIndex index) {
   const CompiledRule& rule = compiled[index];
-  if (rule.by_name) {
-    for (const std::string& written : *rules[index].domains) {
+  if (const auto& domains = rules[index].domains; rule.by_name && domains) {
+    for (const std::string& written : *domains) {
       const DomainPattern pattern = parse_domain_pattern(written);
       auto& uses = by_name[pattern.text];
       if (uses.empty() || uses.back().rule != index) uses.push_back({index, false});
