@@ -29,6 +29,11 @@ class Link:
     def alive(self) -> bool:
         return not self.closed
 
+    def ended_by_portal(self) -> bool:
+        """The portal closed first, or its last bytes (VMess's end mark) came just before the bridge closed in answer."""
+        said = self.times(DOWN)
+        return bool(self.closed) and (self.closed_by == DOWN or (bool(said) and said[-1] > self.closed - 0.5))
+
     def cut(self) -> None:
         """Resets both sides, as a broken path would."""
         for sock in self.sockets.values():
@@ -88,7 +93,7 @@ class Tap:
 
     def _pump(self, link: Link, way: str) -> None:
         source, sink = link.sockets[way], link.sockets[DOWN if way == UP else UP]
-        buffer = memoryview(bytearray(1 << 18))
+        buffer, ended_by = memoryview(bytearray(1 << 18)), way
         try:
             while got := source.recv_into(buffer):
                 link.events.append((time.monotonic(), way, got))
@@ -96,14 +101,14 @@ class Tap:
                     self._flow.wait(60)
                 elif len(link.opening) < 4096:
                     link.opening += bytes(buffer[:got])
+                ended_by = DOWN if way == UP else UP  # when the write fails it is the reader that went away
                 sink.sendall(buffer[:got])
+                ended_by = way
         except OSError:
             pass
         if not link.closed:
-            link.closed, link.closed_by = time.monotonic(), way
+            link.closed, link.closed_by = time.monotonic(), ended_by
         link.events.append((time.monotonic(), way, 0))
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
-        if way == DOWN:
-            with contextlib.suppress(OSError):  # a portal that is gone takes no more bytes either
-                source.shutdown(socket.SHUT_RDWR)
+        for sock in (sink, source):
+            with contextlib.suppress(OSError):  # tunnels know no half-close: what one side ended is over
+                sock.shutdown(socket.SHUT_RDWR if sock is source else socket.SHUT_WR)
