@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <utility>
 
 namespace ebb::reverse {
@@ -11,11 +10,6 @@ namespace {
 constexpr std::size_t kMaxControlStreams = 16;  // stock portals open one, our probe two
 // 0000 as a rule: a stock portal gets there only after 65536 streams on one tunnel.
 constexpr std::array kPingIds{StreamId{0x0000}, StreamId{0xffff}, StreamId{0xfffe}};
-
-bool same_name(std::string_view a, std::string_view b) {
-  const auto lower = [](char c) { return std::tolower(static_cast<unsigned char>(c)); };
-  return std::ranges::equal(a, b, {}, lower, lower);
-}
 
 }  // namespace
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <utility>
 
 namespace ebb::reverse {
@@ -18,11 +17,6 @@ constexpr auto kNoAnswerWait = seconds(10);
 constexpr auto kIdleCheck = seconds(16);     // spec/mux-cool.md 8.1, double check
 constexpr StreamId kPingId{0xffff};          // never allocated, so every peer answers End
 constexpr std::size_t kInternalStreams = 8;  // room for control and probe beside the users' streams
-
-bool same_name(std::string_view a, std::string_view b) {
-  const auto lower = [](char c) { return std::tolower(static_cast<unsigned char>(c)); };
-  return std::ranges::equal(a, b, {}, lower, lower);
-}
 
 }  // namespace
 

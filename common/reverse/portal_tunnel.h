@@ -41,6 +41,8 @@ class PortalTunnel {
   Decoded<> feed(ConstSpan in, TimePoint now, mux::SessionEvents& events);
   /// Runs what is due. Call at next_deadline() or any time; then take_output() and look at state().
   void tick(TimePoint now);
+  /// May lie in the past: due now. TimePoint::max() when dead. Ask again after every call that takes `now`, and after
+  /// open() and close().
   TimePoint next_deadline() const;
   Bytes take_output() { return session_.take_output(); }
   bool has_output() const { return session_.has_output(); }

@@ -1,6 +1,8 @@
 #include "common/reverse/tunnel.h"
 
 #include <algorithm>
+#include <cctype>
+#include <utility>
 
 namespace ebb::reverse {
 
@@ -19,6 +21,11 @@ std::string_view name_of(TunnelEnd end) {
 SendLimits limits_from(const Hello& hello) {
   return {std::clamp<std::size_t>(hello.max_data, mux::kMaxData, mux::kMaxDataEver),
           std::clamp<std::size_t>(hello.max_datagram, mux::kMaxDatagram, mux::kMaxDataEver)};
+}
+
+bool same_name(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return std::tolower(static_cast<unsigned char>(c)); };
+  return std::ranges::equal(a, b, {}, lower, lower);
 }
 
 std::uint64_t Padding::draw() {  // splitmix64

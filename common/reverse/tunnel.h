@@ -30,6 +30,10 @@ struct SendLimits {
 /// Limits towards a peer that sent a hello: what it announced, never below what everybody takes.
 SendLimits limits_from(const Hello& hello);
 
+/// Names as DNS compares them: letters in either case. For refusing the portal's own domain, where missing one would
+/// hurt.
+bool same_name(std::string_view a, std::string_view b);
+
 /// Padding source: a small generator seeded by the owner. Not for secrets.
 class Padding {
  public:

@@ -46,7 +46,8 @@ struct Head {
 };
 
 /// Takes the head of one frame from the front of `in`; `used` does not count the data part.
-/// Errors: bad_length (metadata outside 4..512), bad_command (unknown status). Both are fatal for a tunnel.
+/// Errors: bad_length (metadata outside 4..512, or a New too short for a target), bad_command (unknown status). Both
+/// are fatal for a tunnel, and told before the data length is there.
 Decoded<Step<Head>> decode_head(ConstSpan in);
 
 struct OpenMeta {

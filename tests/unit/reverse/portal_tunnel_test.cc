@@ -11,10 +11,6 @@ namespace {
 using Portal = Bench<PortalTunnel>;
 using State = PortalTunnel::State;
 
-constexpr const char* kOpenV2ray =
-    "0023000301010200"
-    "00021a726576657273652e696e7465726e616c2e76327261792e636f6d";
-
 PortalTunnelSettings settings() { return {.domain = "private.example"}; }
 PortalTunnelSettings forced(Dialect dialect) {
   auto out = settings();
