@@ -111,7 +111,8 @@ void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstS
   control_name_ = name;
   session_.set_message_stream(stream);
   session_.set_silent(stream);  // as V2Ray: no frame comes back, whatever the portal does with it
-  if (settings_.answer_hello && !std::exchange(marked_, marked_ || mux::has_hello_marker(trailing)) && marked_) {
+  if (settings_.answer_hello && !marked_ && mux::has_hello_marker(trailing)) {
+    marked_ = true;
     hello_stream_ = stream;
     Control message;
     message.hello = settings_.hello;
@@ -131,7 +132,7 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now)
   } else if (!message->draining() && state_ == State::draining) {
     state_ = State::active;
   }
-  if (message->hello && marked_ && settings_.answer_hello) {
+  if (message->hello && marked_) {
     hello_stream_ = stream;  // the portal reads this one from now on
     if (!peer_hello_) peer_hello_ = *message->hello;
     send_limits_ = limits_from(*peer_hello_);

@@ -99,6 +99,17 @@ TEST(BridgeTunnel, AnswersTheHelloOnceAndOnlyToTheMarker) {
   EXPECT_EQ(quiet.output(), Lines());
 }
 
+TEST(BridgeTunnel, TakesNoHelloFromAPortalThatShowedNoMarker) {
+  Control hello;
+  hello.hello = Hello{.max_data = 65535, .label = "stranger"};
+  Bridge bridge(settings());
+  bridge.feed(open_frame(1, control("reverse"), encode_control(hello)));
+  EXPECT_FALSE(bridge.tunnel.peer_hello());
+  EXPECT_FALSE(bridge.tunnel.announce_restart());
+  EXPECT_EQ(bridge.tunnel.send_limits().max_data, 8192U);
+  EXPECT_EQ(bridge.output(), Lines());
+}
+
 TEST(BridgeTunnel, RefusesItsOwnDomain) {
   Bridge bridge(settings());
   bridge.feed(open_frame(2, {Network::tcp, std::string("private.example"), 0}, test::unhex("6161")));
