@@ -40,7 +40,7 @@ void read_dokodemo(Fields& inbound, InboundDraft& draft) {
   if (!fields.valid()) return;
   DokodemoInbound out;
   const auto address = fields.find_any({"address", "rewriteAddress"});
-  fields.unsupported("followRedirect", "followRedirect is not built yet");
+  fields.unsupported_flag("followRedirect", "followRedirect is not built yet");
   fields.unsupported("portMap", "portMap is not supported", "use several inbounds");
   fields.no_effect({"timeout"}, "has no effect; use policy connIdle");
   out.level = fields.number<std::uint32_t>("userLevel").value_or(0);

@@ -117,6 +117,9 @@ void read_blackhole(const Value& settings, OutboundDraft& draft) {
   draft.usable = true;
 }
 
+/// An array of nothing, or of nulls.
+bool is_empty_list(const Value& value) { return value.kind() == Kind::array && value.elements().empty(); }
+
 /// Address and port of a server, or of Xray's simplified settings.
 bool read_server_address(Fields& fields, VmessServer& server) {
   const auto address = fields.find("address");
@@ -146,7 +149,7 @@ std::optional<VmessServer> read_server(const Value& element) {
   const bool addressed = read_server_address(fields, out);
   const auto users = fields.find("users");
   if (users) out.users = read_vmess_users(*users, Side::outbound);
-  if (!users || (users->kind() == Kind::array && users->node().items.empty())) {
+  if (!users || is_empty_list(*users)) {
     element.report().refuse("MISSING", users ? users->place() : element.missing("users"), "server has no \"users\"");
   }
   return addressed && !out.users.empty() ? std::optional(std::move(out)) : std::nullopt;
@@ -173,7 +176,7 @@ void read_vmess(const Value& settings, OutboundDraft& draft) {
     return;
   }
   fields.known({"servers"});
-  if (!vnext || (vnext->kind() == Kind::array && vnext->node().items.empty())) {
+  if (!vnext || is_empty_list(*vnext)) {
     settings.report().refuse("MISSING", vnext ? vnext->place() : settings.missing("vnext"),
                              "vmess outbound needs \"vnext\" with at least one server",
                              "\"servers\" is for socks, http, shadowsocks and trojan");

@@ -200,6 +200,14 @@ void Fields::unsupported(std::string_view key, std::string_view sentence, std::s
   if (value && !is_off(value->node())) value->refuse("UNSUPPORTED", std::string(sentence), std::string(suggestion));
 }
 
+void Fields::unsupported_flag(std::string_view key, std::string_view sentence, std::string_view suggestion) {
+  if (boolean(key)) unsupported(key, sentence, suggestion);
+}
+
+void Fields::unsupported_text(std::string_view key, std::string_view sentence, std::string_view suggestion) {
+  if (string(key)) unsupported(key, sentence, suggestion);
+}
+
 void Fields::known(std::initializer_list<std::string_view> keys) {
   for (const auto key : keys) asked_.emplace_back(key);
 }

@@ -132,6 +132,9 @@ class Fields {
   void no_effect(std::initializer_list<std::string_view> keys, std::string_view why = "has no effect here");
   /// Refused by name when present and not empty, false, 0, "" or null. `sentence`: "sniffing is not built yet".
   void unsupported(std::string_view key, std::string_view sentence, std::string_view suggestion = {});
+  /// The same for a field of a known kind: another kind is a TYPE finding.
+  void unsupported_flag(std::string_view key, std::string_view sentence, std::string_view suggestion = {});
+  void unsupported_text(std::string_view key, std::string_view sentence, std::string_view suggestion = {});
   /// Known keys that need no word: their object is not looked at here.
   void known(std::initializer_list<std::string_view> keys);
   /// Keys of the object that nobody asked for so far.

@@ -224,6 +224,7 @@ void read_routing(const Value& section, Draft& draft) {
   if (const auto settings = fields.find("settings")) {
     Fields legacy(*settings);
     const auto old_strategy = legacy.find("domainStrategy");
+    if (old_strategy && strategy) old_strategy->string();  // the newer place wins; only its type counts
     if (old_strategy && !strategy) check_strategy(*old_strategy);
     if (const auto rules = legacy.find("rules")) read_rules(*rules, draft);
   }

@@ -59,9 +59,7 @@ void read_security(const Value& value) {
 
 void read_tcp_settings(const Value& value) {
   Fields fields(value);
-  if (const auto accept = fields.boolean("acceptProxyProtocol"); accept && *accept) {
-    fields.unsupported("acceptProxyProtocol", "the PROXY protocol is not built yet");
-  }
+  fields.unsupported_flag("acceptProxyProtocol", "the PROXY protocol is not built yet");
   const auto header = fields.find("header");
   if (!header) return;
   Fields inner(*header);
@@ -75,7 +73,7 @@ void read_tcp_settings(const Value& value) {
 
 void read_sockopt(const Value& value) {
   Fields fields(value);
-  fields.unsupported("mark", "sockopt.mark is not built yet");
+  if (fields.number<std::int32_t>("mark")) fields.unsupported("mark", "sockopt.mark is not built yet");
   if (const auto tproxy = fields.find("tproxy")) {
     const auto word = tproxy->string();
     if (word && !word->empty() && !same_word(*word, "off")) {
@@ -85,12 +83,12 @@ void read_sockopt(const Value& value) {
   if (const auto strategy = fields.string("domainStrategy"); strategy && !same_word(*strategy, "AsIs")) {
     fields.unsupported("domainStrategy", "sockopt.domainStrategy is not built yet", "write \"AsIs\"");
   }
-  fields.unsupported("acceptProxyProtocol", "the PROXY protocol is not built yet");
-  fields.unsupported("dialerProxy", "sockopt.dialerProxy (one outbound through another) is not built yet");
-  fields.unsupported("bindToDevice", "sockopt.bindToDevice is not built yet");
-  fields.unsupported("interface", "sockopt.interface is not built yet");
-  fields.unsupported("v6only", "sockopt.v6only is not built yet");
-  fields.unsupported("addressPortStrategy", "sockopt.addressPortStrategy is not supported");
+  fields.unsupported_flag("acceptProxyProtocol", "the PROXY protocol is not built yet");
+  fields.unsupported_text("dialerProxy", "sockopt.dialerProxy (one outbound through another) is not built yet");
+  fields.unsupported_text("bindToDevice", "sockopt.bindToDevice is not built yet");
+  fields.unsupported_text("interface", "sockopt.interface is not built yet");
+  fields.unsupported_flag("v6only", "sockopt.v6only is not built yet");
+  fields.unsupported_text("addressPortStrategy", "sockopt.addressPortStrategy is not supported");
   fields.unsupported("customSockopt", "sockopt.customSockopt is not supported");
   fields.no_effect({"tcpFastOpen", "tcpKeepAliveInterval", "tcpKeepAliveIdle", "tcpUserTimeout", "tcpCongestion",
                     "tcpWindowClamp", "tcpMaxSeg", "tcpMptcp", "mptcp", "rxBufSize", "txBufSize", "happyEyeballs",

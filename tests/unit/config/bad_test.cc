@@ -52,9 +52,10 @@ bool refused_by_name(const Loaded& loaded) {
 
 // What each of these needs is not built: a shrinking list.
 const std::vector<std::string> kNotBuilt{
-    "b28-vless-decryption-missing.json",  "b29-vless-encryption-missing.json",         "b31-ss-unknown-method.json",
-    "b33-certificate-file-missing.json",  "b43-geosite-missing-file.json",
-    "c12-reverse-domain-exposed-by-sniffing.json", "c27-unix-listen-dokodemo.json"};
+    "b28-vless-decryption-missing.json", "b29-vless-encryption-missing.json",
+    "b31-ss-unknown-method.json",        "b33-certificate-file-missing.json",
+    "b43-geosite-missing-file.json",     "c12-reverse-domain-exposed-by-sniffing.json",
+    "c27-unix-listen-dokodemo.json"};
 
 bool not_built(const std::string& file) {
   return std::find(kNotBuilt.begin(), kNotBuilt.end(), file) != kNotBuilt.end();
@@ -73,7 +74,8 @@ TEST(BadCorpus, RefusesWithCodePathLineAndColumn) {
       continue;
     }
     EXPECT_TRUE(reported(loaded, want, true))
-        << want.code << " " << want.path << " " << want.line << ":" << want.column << "\n" << all_text(loaded);
+        << want.code << " " << want.path << " " << want.line << ":" << want.column << "\n"
+        << all_text(loaded);
   }
 }
 
@@ -90,7 +92,8 @@ TEST(BadCorpus, StartsWithTheFinding) {
     }
     EXPECT_TRUE(loaded.config) << all_text(loaded);
     EXPECT_TRUE(reported(loaded, want, false))
-        << want.code << " " << want.path << " " << want.line << ":" << want.column << "\n" << all_text(loaded);
+        << want.code << " " << want.path << " " << want.line << ":" << want.column << "\n"
+        << all_text(loaded);
     if (loaded.config) expect_canonical_round_trip(*loaded.config);
   }
 }

@@ -13,9 +13,9 @@ namespace ebb::config {
 namespace {
 
 // Words of good/expected.json, key `needs`, that are built. "policy": the four timers.
-const std::set<std::string> kBuilt{"vmess",  "dokodemo", "freedom",     "blackhole", "vmess-legacy", "tcp",         "portal",
-                                   "bridge", "policy",   "rule-domain", "rule-ip",   "rule-user",    "legacy-keys", "confdir",
-                                   "regexp"};
+const std::set<std::string> kBuilt{"vmess",   "dokodemo",  "freedom",     "blackhole", "vmess-legacy",
+                                   "tcp",     "portal",    "bridge",      "policy",    "rule-domain",
+                                   "rule-ip", "rule-user", "legacy-keys", "confdir",   "regexp"};
 
 Loaded load_good(const std::string& name) {
   const std::string path = kCorpus + "good/" + name;
@@ -56,7 +56,8 @@ TEST(GoodCorpus, AcceptedOrRefusedByName) {
 }
 
 TEST(GoodCorpus, NamesTheMissingFeature) {
-  EXPECT_TRUE(has(load_good("g20-v2fly5-grpc.bridge.json"), "UNKNOWN_TRANSPORT", "$.outbounds[1].streamSettings.network"));
+  EXPECT_TRUE(
+      has(load_good("g20-v2fly5-grpc.bridge.json"), "UNKNOWN_TRANSPORT", "$.outbounds[1].streamSettings.network"));
   EXPECT_TRUE(has(load_good("g21-tcp-http-header.bridge.json"), "UNSUPPORTED",
                   "$.outbounds[1].streamSettings.tcpSettings.header.type"));
   EXPECT_TRUE(has(load_good("g12-balancer.portal.json"), "UNSUPPORTED", "$.routing.balancers"));
