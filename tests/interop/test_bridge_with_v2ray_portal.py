@@ -87,7 +87,7 @@ class Pool(BridgeBase):
                    lambda: held.exchange() < 1 and first.alive(), 17, step=0.5)
         held.close()
         wait.until("V2Ray closes the old tunnel", lambda: first.closed, 34 + SLACK)
-        self.assertTrue(first.ended_by_portal())
+        self.assertTrue(first.ended_by_portal(), first.events[-5:])
         self.assertEqual(visitors.short_connections(self.public, 20, 2), [])
 
 
