@@ -36,6 +36,12 @@ class Link:
             return False
         return self.closed_by == DOWN or bool(said and said[-1] > max(self.closed - 1.5, *heard[-1:], 0))
 
+    def cut(self) -> None:
+        """Ends both sides at once, as a broken path would."""
+        for sock in self.sockets.values():
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
 
 class Tap:
     """Listens on `port`, dials `target` per connection. Down-stream bytes wait while `hold_down` is set."""
