@@ -73,12 +73,12 @@ namespace detail {
 BodyCipher::BodyCipher(const BodyState& state, bool sealing) : state_(state), framed_(state.framed()) {
   const bool aead = authenticated(state.security);
   const auto has = [&](std::uint8_t bit) { return (state.options & bit) != 0; };
-  sealed_length_ = aead && has(option::authenticated_length);
+  const bool sealed_length = aead && has(option::authenticated_length);
   draws_padding_ = framed_ && has(option::padding) && (state.security != Security::none || state.packet_mode);
-  draws_mask_ = framed_ && has(option::mask) && !sealed_length_;
+  draws_mask_ = framed_ && has(option::mask) && !sealed_length;
   end_chunk_ = has(option::chunk_stream);
   if (aead) aead_ = make_aead(state.security, state.key, sealing);
-  if (sealed_length_) {
+  if (sealed_length) {
     length_aead_ = make_aead(state.security, crypto::vmess_kdf16(state.length_key, {as_bytes("auth_len")}), sealing);
   }
   if (state.security == Security::cfb) {
@@ -94,18 +94,23 @@ BodyState BodyCipher::save() const {
   return state;
 }
 
+std::uint16_t BodyCipher::draw() {
+  assert(mask_);
+  return mask_->next16();
+}
+
 crypto::Nonce BodyCipher::next_nonce() { return chunk_nonce(state_.counter++, state_.iv); }
 crypto::Nonce BodyCipher::next_length_nonce() { return chunk_nonce(state_.length_counter++, state_.length_iv); }
 
 std::size_t BodyCipher::overhead() const { return aead_ ? crypto::kTagBytes : cfb_ ? 4 : 0; }
-std::size_t BodyCipher::head_bytes() const { return sealed_length_ ? 2 + crypto::kTagBytes : 2; }
+std::size_t BodyCipher::head_bytes() const { return length_aead_ ? 2 + crypto::kTagBytes : 2; }
 
 }  // namespace detail
 
 // ------------------------------------------------------------------------------------------------ writer
 
 namespace {
-constexpr std::size_t kStreamPayload = 16 * 1024;
+constexpr std::size_t kStreamPayload = std::size_t{16} * 1024;
 constexpr std::size_t kDatagramPayload = 2048 - crypto::kTagBytes - kMaxPadding;  // stock readers cut at 2048
 constexpr std::size_t kLongestPayload = 65535 - crypto::kTagBytes - kMaxPadding;
 }  // namespace
@@ -142,7 +147,7 @@ std::size_t BodySealer::write(std::span<const ConstSpan> parts, std::size_t payl
   if (framed_) {
     padding = draws_padding_ ? draw() % (kMaxPadding + 1) : 0;
     const auto size = static_cast<std::uint16_t>(payload + overhead() + padding);
-    if (sealed_length_) {
+    if (length_aead_) {
       std::array<std::uint8_t, 2> length;
       store_be16(length, static_cast<std::uint16_t>(size - crypto::kTagBytes));
       at = length_aead_->seal(next_length_nonce(), {}, ConstSpan(length), out);
@@ -225,7 +230,7 @@ Decoded<> BodyOpener::read_length(MutSpan in) {
   std::array<std::uint8_t, 18> field;
   const std::size_t head = head_bytes();
   std::copy_n(in.begin(), head, field.begin());
-  if (sealed_length_) {
+  if (length_aead_) {
     if (!length_aead_->open(next_length_nonce(), {}, MutSpan(field))) return fail(WireFault::bad_tag, 0);
     const std::size_t size = load_be16(field) + crypto::kTagBytes;
     if (size > 65535) return fail(WireFault::bad_length, 0);

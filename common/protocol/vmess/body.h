@@ -59,14 +59,13 @@ class BodyCipher {
  protected:
   crypto::Nonce next_nonce();
   crypto::Nonce next_length_nonce();
-  std::uint16_t draw() { return mask_->next16(); }
+  std::uint16_t draw();
   std::size_t overhead() const;    // O of the specification
   std::size_t head_bytes() const;  // of the length field
 
   BodyState state_;
   bool draws_padding_ = false;
   bool draws_mask_ = false;
-  bool sealed_length_ = false;
   bool framed_ = true;
   bool end_chunk_ = true;
   std::optional<crypto::Aead> aead_;

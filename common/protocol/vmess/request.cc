@@ -88,10 +88,11 @@ Decoded<RequestHeader> parse_request(ConstSpan plain, bool legacy) {
   RequestHeader header;
   SessionKeys& keys = header.keys;
   if (carries_address(command)) {
-    auto address = decode_address(plain.subspan(kFixedRequestBytes), kVmessAddress);
-    if (!address || !address->message) return fault(WireFault::bad_address, kFixedRequestBytes + 2);
-    header.target.host = std::move(address->message->host);
-    header.target.port = address->message->port;
+    auto step = decode_address(plain.subspan(kFixedRequestBytes), kVmessAddress);
+    auto address = step ? std::move(step->message) : std::nullopt;
+    if (!address) return fault(WireFault::bad_address, kFixedRequestBytes + 2);
+    header.target.host = std::move(address->host);
+    header.target.port = address->port;
     header.target.network = command == 2 ? Network::udp : Network::tcp;
   } else if (command == 3) {
     header.target.host = std::string(kMuxHost);

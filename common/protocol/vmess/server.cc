@@ -30,7 +30,7 @@ std::string_view name_of(Refusal reason) {
 Refused ServerHandshake::drain(Refusal reason) { return Refused{reason, users_.drain().server_total(random_)}; }
 
 Verdict ServerHandshake::feed(ConstSpan received, UnixSeconds now) {
-  if (!user_) return identify(received, now);
+  if (user_ == kNobody) return identify(received, now);
   return legacy_ ? open_legacy(received, now) : open_aead(received, now);
 }
 
@@ -47,21 +47,21 @@ Verdict ServerHandshake::identify(ConstSpan received, UnixSeconds now) {
   const auto match = users_.match_legacy(first, now);
   if (!match || guard_.contains(ReplayGuard::Kind::taint, first, now)) return drain(Refusal::unknown_user);
   user_ = match->user;
-  crypto::CfbStream cfb(users_.cmd_key(*user_), {legacy_header_iv(match->time), 0}, crypto::CfbStream::Use::decrypt);
+  crypto::CfbStream cfb(users_.cmd_key(user_), {legacy_header_iv(match->time), 0}, crypto::CfbStream::Use::decrypt);
   legacy_ = std::make_unique<Legacy>(first, match->time, std::move(cfb));
   return open_legacy(received, now);
 }
 
 bool ServerHandshake::fresh_session(ConstSpan plain, UnixSeconds now) {
   std::array<std::uint8_t, 48> triple;  // main id, body IV, body key
-  std::ranges::copy(users_.user(*user_).id.value, triple.begin());
+  std::ranges::copy(users_.user(user_).id.value, triple.begin());
   std::ranges::copy(plain.subspan(1, 32), triple.begin() + 16);
   return guard_.insert(ReplayGuard::Kind::session, triple, now + kSessionSeconds, now);
 }
 
 Verdict ServerHandshake::open_aead(ConstSpan received, UnixSeconds now) {
   if (received.size() < kAeadHeadBytes) return NeedMore{};
-  const Block16& cmd_key = users_.cmd_key(*user_);
+  const Block16& cmd_key = users_.cmd_key(user_);
   const ConstSpan head = received.first(kAeadHeadBytes);
   if (!sealed_plain_) {
     const auto length = open_request_length(cmd_key, head);
@@ -116,7 +116,7 @@ Verdict ServerHandshake::finish(ConstSpan plain, std::size_t used) {
   if (options_.refuse_insecure && (security == Security::cfb || security == Security::none)) {
     return close_at_once(Refusal::insecure);
   }
-  return Accepted{*std::move(request), *user_, used};
+  return Accepted{*std::move(request), user_, used};
 }
 
 void ServerHandshake::taint(UnixSeconds now) {

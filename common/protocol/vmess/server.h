@@ -88,7 +88,8 @@ class ServerHandshake {
   ReplayGuard& guard_;
   crypto::RandomSource& random_;
   ServerOptions options_;
-  std::optional<std::size_t> user_;
+  static constexpr std::size_t kNobody = SIZE_MAX;
+  std::size_t user_ = kNobody;
   std::optional<std::uint16_t> sealed_plain_;  // AEAD: length of the plaintext, once opened
   std::unique_ptr<Legacy> legacy_;
 };
