@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <tuple>
 
 #include "common/config/text.h"
 
@@ -28,6 +29,7 @@ bool comment_key(std::string_view key) {
 
 void Report::add(Finding finding) {
   refused_ = refused_ || finding.diagnostic.refuses;
+  finding.order = findings_.size();
   if (findings_.size() < kMostFindings) findings_.push_back(std::move(finding));
 }
 
@@ -36,18 +38,18 @@ void Report::refuse(std::string_view code, const Place& place, std::string messa
                  std::move(suggestion)};
   // The message that explains why we stop must not be crowded out by warnings.
   if (!refused_ && findings_.size() >= kMostFindings) findings_.pop_back();
-  add({place.file, place.offset, std::move(out)});
+  add({place.file, place.offset, 0, std::move(out)});
 }
 
 void Report::note(Severity severity, std::string_view code, const Place& place, std::string message,
                   std::string suggestion) {
   Diagnostic out{severity, false, std::string(code), {}, place.path, 1, 1, std::move(message), std::move(suggestion)};
-  add({place.file, place.offset, std::move(out)});
+  add({place.file, place.offset, 0, std::move(out)});
 }
 
 std::vector<Diagnostic> Report::finish(const std::vector<SourceFile>& files) {
-  std::stable_sort(findings_.begin(), findings_.end(), [](const Finding& a, const Finding& b) {
-    return std::pair(a.file, a.offset) < std::pair(b.file, b.offset);
+  std::sort(findings_.begin(), findings_.end(), [](const Finding& a, const Finding& b) {
+    return std::tuple(a.file, a.offset, a.order) < std::tuple(b.file, b.offset, b.order);
   });
   std::vector<PositionSweep> sweeps;
   for (const auto& file : files) sweeps.emplace_back(file.text);

@@ -43,6 +43,7 @@ class Report {
   struct Finding {
     std::uint16_t file;
     std::uint32_t offset;
+    std::size_t order;  // of arrival, among findings at one place
     Diagnostic diagnostic;
   };
   void add(Finding finding);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 
 #include "common/base/bytes.h"
 
@@ -86,19 +87,19 @@ std::string masked(std::string_view secret) {
 
 std::vector<std::string> nearest(std::string_view word, std::span<const std::string_view> candidates) {
   constexpr std::size_t kMostEdits = 2;
-  std::vector<std::pair<std::size_t, std::string>> found;
+  std::vector<std::tuple<std::size_t, std::size_t, std::string>> found;  // distance, order, word
   if (word.size() > kLongestWord) return {};
   for (const auto candidate : candidates) {
     if (candidate.empty() || candidate.size() > kLongestWord) continue;
     const std::size_t distance = edits(word, candidate);
     // A short word is near to everything: require that more than half of it stays.
     if (distance <= kMostEdits && distance * 2 < std::max(word.size(), candidate.size())) {
-      found.emplace_back(distance, candidate);
+      found.emplace_back(distance, found.size(), candidate);
     }
   }
-  std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::sort(found.begin(), found.end());
   std::vector<std::string> out;
-  for (auto& [distance, candidate] : found) {
+  for (auto& [distance, order, candidate] : found) {
     if (out.size() == 2) break;
     out.push_back(std::move(candidate));
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 
 namespace ebb::config {
 namespace {
@@ -90,8 +91,9 @@ void fold_duplicates(Node& node, const std::string& path, std::vector<DuplicateK
   if (node.kind != Kind::object) return;
   std::vector<std::size_t> order(node.items.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return node.items[a].key < node.items[b].key; });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::tie(node.items[a].key, a) < std::tie(node.items[b].key, b);
+  });
   std::vector<bool> gone(node.items.size());
   for (std::size_t i = 1; i < order.size(); ++i) {
     Node& earlier = node.items[order[i - 1]];
