@@ -73,6 +73,7 @@ struct Note {  // a log line
 /// Every child is gone (or there never was one): leave with this status.
 struct Exit {
   int code = 0;
+  std::string failure;  // why, for a person at the terminal; empty: as asked
 };
 
 }  // namespace action

@@ -253,7 +253,8 @@ void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
 
 void Machine::fail(std::string text) {
   if (phase_ == Phase::failing) return;
-  note(log::Level::error, std::move(text));
+  note(log::Level::error, text);
+  failure_ = std::move(text);
   phase_ = Phase::failing;
   exit_code_ = 1;
   respawns_.clear();
@@ -275,7 +276,7 @@ void Machine::leave_if_empty() {
   if (!children_.empty() || phase_ == Phase::running || phase_ == Phase::starting || phase_ == Phase::done) return;
   phase_ = Phase::done;
   note(log::Level::info, "stopped");
-  emit(action::Exit{exit_code_});
+  emit(action::Exit{exit_code_, failure_});
 }
 
 // ---- stop -------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ class Machine {
   Plan plan_;
   Phase phase_ = Phase::starting;
   int exit_code_ = 0;
+  std::string failure_;
   bool listening_ = false;
   std::uint64_t current_gen_ = 1;
   std::uint64_t broker_gen_ = 0;

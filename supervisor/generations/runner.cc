@@ -257,6 +257,7 @@ void Runner::perform(const action::Note& action) {
 
 void Runner::perform(const action::Exit& action) {
   exit_code_ = action.code;
+  failure_ = action.failure;
   loop_.stop();
 }
 

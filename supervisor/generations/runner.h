@@ -51,6 +51,8 @@ class Runner {
   /// Asks every child that serves; `done` is called once, within kAnswerTime. False: too many questions are open.
   bool ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done);
 
+  /// After run(): why it could not start; empty when it ended as asked.
+  const std::string& failure() const { return failure_; }
   const Machine& machine() const { return machine_; }
   const std::vector<Listener>& listeners() const { return service_.slots.listeners; }
 
@@ -99,6 +101,7 @@ class Runner {
   net::Timer retry_;
   net::Deferred step_;
   int exit_code_ = 0;
+  std::string failure_;
 };
 
 }  // namespace ebb::supervisor

@@ -1,0 +1,47 @@
+// The admin socket: who may ask, how long, how much. spec/processes.md 11.2.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "common/base/fd.h"
+#include "common/base/result.h"
+#include "common/net/uv_loop.h"
+#include "supervisor/generations/link.h"
+
+namespace ebb::supervisor::admin {
+
+class Server {
+ public:
+  static constexpr std::size_t kMaxConversations = 16;  // more wait in the socket's queue
+  static constexpr std::chrono::seconds kDeadline{10};
+
+  /// Answers one line; calls `reply` once, now or later, with the line to send.
+  using Handler = std::function<void(std::string line, std::function<void(std::string reply)> reply)>;
+
+  /// Makes the socket (mode 0600); a socket left there by a dead instance is replaced (the caller holds the instance's
+  /// lock). Errors: os, with the path.
+  static Result<std::unique_ptr<Server>> listen(net::UvLoop& loop, const std::string& path, Handler handler);
+  ~Server();
+
+ private:
+  struct Conversation;
+
+  Server(net::UvLoop& loop, std::string path, Fd socket, Handler handler);
+  void accept_all();
+  void end(Conversation& one);
+  void bury();
+
+  net::UvLoop& loop_;
+  std::string path_;
+  Fd socket_;
+  Handler handler_;
+  std::list<std::shared_ptr<Conversation>> conversations_;
+  std::list<std::shared_ptr<Conversation>> ended_;  // until no callback of theirs runs
+  net::Deferred bury_;
+  std::unique_ptr<Watch> watch_;
+};
+
+}  // namespace ebb::supervisor::admin

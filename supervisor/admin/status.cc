@@ -1,0 +1,228 @@
+#include "supervisor/admin/status.h"
+
+#include <simdjson.h>
+
+#include <algorithm>
+#include <array>
+
+#include "common/base/json_writer.h"
+
+namespace ebb::supervisor::admin {
+namespace {
+
+using simdjson::dom::array;
+using simdjson::dom::element;
+using simdjson::dom::object;
+
+std::string_view role_name(ipc::Role role) { return role == ipc::Role::broker ? "broker" : "worker"; }
+
+/// What one child said, as far as it has the expected shape.
+struct Figures {
+  bool answered = false;
+  std::int64_t connections = 0;
+  std::vector<std::string> portals, bridges;  // objects as JSON
+};
+
+void take_list(const object& from, const char* key, std::vector<std::string>& into) {
+  array list;
+  if (from[key].get_array().get(list) != simdjson::SUCCESS) return;
+  for (const element one : list) into.push_back(simdjson::minify(one));
+}
+
+Figures figures_of(const ChildAnswer& answer) {
+  Figures figures;
+  figures.connections = answer.child.connections;
+  simdjson::dom::parser parser;
+  object said;
+  if (!answer.json || parser.parse(*answer.json).get_object().get(said) != simdjson::SUCCESS) return figures;
+  figures.answered = true;
+  std::int64_t connections = 0;
+  if (said["connections"].get_int64().get(connections) == simdjson::SUCCESS) figures.connections = connections;
+  take_list(said, "portals", figures.portals);
+  take_list(said, "bridges", figures.bridges);
+  return figures;
+}
+
+template <class List>
+void write_reverse(JsonWriter& out, std::string_view key, const List& configured, const std::vector<std::string>& told,
+                   bool answered) {
+  out.key(key).array();
+  for (const auto& one : told) out.raw(one);
+  if (!answered) {
+    for (const auto& one : configured) {
+      out.object().key("tag").text(one.tag).key("domain").text(one.domain).key("dialect").text("unknown");
+      out.key("answered").boolean(false).key("tunnels").array().end().end();
+    }
+  }
+  out.end();
+}
+
+}  // namespace
+
+std::string status_json(const StatusInput& input) {
+  JsonWriter out;
+  out.object().key("generation").number(static_cast<std::int64_t>(input.generation));
+  out.key("processes").array();
+  out.object().key("role").text("supervisor").key("name").text("supervisor").key("pid").number(input.pid);
+  out.key("gen").number(static_cast<std::int64_t>(input.generation)).key("state").text(input.phase);
+  out.key("connections").number(0).key("answered").boolean(true).end();
+  Figures all;
+  for (const auto& answer : input.children) {
+    const Child& child = answer.child;
+    const Figures figures = figures_of(answer);
+    out.object().key("role").text(role_name(child.role)).key("name").text(child.name()).key("pid").number(child.pid);
+    out.key("gen").number(static_cast<std::int64_t>(child.gen)).key("state").text(name_of(child.state));
+    out.key("connections").number(figures.connections).key("answered").boolean(figures.answered).end();
+    if (child.role != ipc::Role::broker) continue;
+    all.answered = all.answered || figures.answered;
+    all.portals.insert(all.portals.end(), figures.portals.begin(), figures.portals.end());
+    all.bridges.insert(all.bridges.end(), figures.bridges.begin(), figures.bridges.end());
+  }
+  out.end().key("listeners").array();
+  for (const auto& listener : *input.listeners) {
+    out.object().key("address").text(listener.address.text()).key("tag").text(listener.tag);
+    out.key("inbound").number(listener.inbound).end();
+  }
+  out.end();
+  write_reverse(out, "portals", input.config->portals, all.portals, all.answered);
+  write_reverse(out, "bridges", input.config->bridges, all.bridges, all.answered);
+  out.end();
+  return out.str();
+}
+
+// ---- the client's side ------------------------------------------------------------------------
+
+namespace {
+
+/// Rows of cells, printed with columns as wide as they need.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
+  void row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  bool empty() const { return rows_.size() == 1; }
+  std::string text() const {
+    std::vector<std::size_t> widths;
+    for (const auto& row : rows_) {
+      widths.resize(std::max(widths.size(), row.size()));
+      for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    }
+    std::string out;
+    for (const auto& row : rows_) {
+      std::string line = "  ";
+      for (std::size_t i = 0; i < row.size(); ++i) line += row[i] + std::string(widths[i] - row[i].size() + 2, ' ');
+      line.resize(line.find_last_not_of(' ') + 1);
+      out += line + "\n";
+    }
+    return out;
+  }
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+std::string text_of(const object& from, const char* key) {
+  std::string_view text;
+  if (from[key].get_string().get(text) == simdjson::SUCCESS) {
+    // A peer's bytes may be in there: nothing that moves a terminal's cursor.
+    std::string clean(text);
+    std::ranges::replace_if(clean, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, '?');
+    return clean;
+  }
+  std::int64_t number = 0;
+  if (from[key].get_int64().get(number) == simdjson::SUCCESS) return std::to_string(number);
+  return "-";
+}
+
+double number_of(const object& from, const char* key) {
+  double number = 0;
+  [[maybe_unused]] const auto error = from[key].get_double().get(number);
+  return number;
+}
+
+std::string duration(double seconds) {
+  const auto whole = static_cast<std::int64_t>(seconds);
+  if (whole < 60) return std::to_string(whole) + "s";
+  if (whole < 3600) return std::to_string(whole / 60) + "m" + std::to_string(whole % 60) + "s";
+  if (whole < 86400) return std::to_string(whole / 3600) + "h" + std::to_string(whole / 60 % 60) + "m";
+  return std::to_string(whole / 86400) + "d" + std::to_string(whole / 3600 % 24) + "h";
+}
+
+std::string size(double bytes) {
+  constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < kUnits.size(); ++unit) bytes /= 1024;
+  std::string text = std::to_string(bytes);
+  text.resize(text.find('.') + (unit == 0 ? 0 : 2));
+  return text + " " + kUnits[unit];
+}
+
+void show_reverse(std::string& out, const object& result, const char* key, const char* word, const char* none) {
+  array list;
+  if (result[key].get_array().get(list) != simdjson::SUCCESS) return;
+  for (const element one : list) {
+    object entry;
+    if (one.get_object().get(entry) != simdjson::SUCCESS) continue;
+    out += std::string("\n") + word + " \"" + text_of(entry, "tag") + "\"  domain " + text_of(entry, "domain") +
+           "  dialect " + text_of(entry, "dialect") + "\n";
+    Table table({"PEER", "STATE", "AGE", "STREAMS", "IN", "OUT"});
+    array tunnels;
+    if (entry["tunnels"].get_array().get(tunnels) == simdjson::SUCCESS) {
+      for (const element each : tunnels) {
+        object tunnel;
+        if (each.get_object().get(tunnel) != simdjson::SUCCESS) continue;
+        table.row({text_of(tunnel, "peer"), text_of(tunnel, "state"), duration(number_of(tunnel, "age_s")),
+                   text_of(tunnel, "streams"), size(number_of(tunnel, "bytes_in")),
+                   size(number_of(tunnel, "bytes_out"))});
+      }
+    }
+    bool answered = true;
+    [[maybe_unused]] const auto error = entry["answered"].get_bool().get(answered);
+    if (!answered) {
+      out += "  the broker did not answer\n";
+    } else if (table.empty()) {
+      const std::string failure = text_of(entry, "last_failure");
+      out += std::string("  ") + none + (failure.size() > 1 ? ": " + failure : "") + "\n";
+    } else {
+      out += table.text();
+    }
+  }
+}
+
+}  // namespace
+
+Result<std::string> status_text(std::string_view result_json) {
+  simdjson::dom::parser parser;
+  object result;
+  if (parser.parse(result_json.data(), result_json.size()).get_object().get(result) != simdjson::SUCCESS) {
+    return std::unexpected(Error{Errc::protocol, "the status is not a JSON object", {}});
+  }
+  std::string out = "generation " + text_of(result, "generation") + "\n\nprocesses\n";
+  Table processes({"NAME", "PID", "STATE", "CONNECTIONS"});
+  array list;
+  if (result["processes"].get_array().get(list) == simdjson::SUCCESS) {
+    for (const element one : list) {
+      object process;
+      if (one.get_object().get(process) != simdjson::SUCCESS) continue;
+      bool answered = true;
+      [[maybe_unused]] const auto error = process["answered"].get_bool().get(answered);
+      processes.row({text_of(process, "name"), text_of(process, "pid"),
+                     text_of(process, "state") + (answered ? "" : " (no answer)"), text_of(process, "connections")});
+    }
+  }
+  out += processes.text();
+  Table listeners({"ADDRESS", "INBOUND"});
+  if (result["listeners"].get_array().get(list) == simdjson::SUCCESS) {
+    for (const element one : list) {
+      object listener;
+      if (one.get_object().get(listener) != simdjson::SUCCESS) continue;
+      const std::string tag = text_of(listener, "tag");
+      listeners.row({text_of(listener, "address"), tag.empty() ? "#" + text_of(listener, "inbound") : tag});
+    }
+  }
+  if (!listeners.empty()) out += "\nlisteners\n" + listeners.text();
+  show_reverse(out, result, "portals", "portal", "no tunnel: no bridge is connected");
+  show_reverse(out, result, "bridges", "bridge", "no tunnel: the portal is not reached");
+  return out;
+}
+
+}  // namespace ebb::supervisor::admin
