@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 
 #include "common/net/resolver.h"
-#include "tests/unit/net/turns.h"
+#include "tests/support/turns.h"
 
 namespace ebb::net {
 namespace {
