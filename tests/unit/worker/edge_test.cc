@@ -1,0 +1,332 @@
+#include "worker/edge/edge.h"
+
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "common/net/linger.h"
+#include "common/protocol/mux/frame.h"
+#include "common/protocol/vmess/client.h"
+#include "common/protocol/vmess/session_state.h"
+#include "ipc/state_blob.h"
+#include "tests/support/turns.h"
+#include "worker/edge/session.h"
+
+namespace ebb::edge {
+namespace {
+
+using namespace std::chrono_literals;
+using test::run_until;
+
+const IpAddress kLoopback = IpAddress::from_v4({127, 0, 0, 1});
+
+struct Listener {
+  Fd fd;
+  std::uint16_t port = 0;
+};
+
+Listener make_listener() {
+  Listener out{Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)), 0};
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  auto* generic = reinterpret_cast<sockaddr*>(&address);
+  if (::bind(out.fd.get(), generic, length) != 0 || ::listen(out.fd.get(), 64) != 0) std::abort();
+  if (::getsockname(out.fd.get(), generic, &length) != 0) std::abort();
+  out.port = ntohs(address.sin_port);
+  return out;
+}
+
+/// A connected, then non-blocking client.
+Fd connect_to(std::uint16_t port) {
+  Fd out(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage storage{};
+  const unsigned length = endpoint_to({kLoopback, port}, storage);
+  if (::connect(out.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0) std::abort();
+  const int on = 1;
+  ::ioctl(out.get(), FIONBIO, &on);
+  return out;
+}
+
+void send_bytes(const Fd& fd, ConstSpan bytes) {
+  ASSERT_EQ(::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+}
+void send_text(const Fd& fd, std::string_view text) { send_bytes(fd, as_bytes(text)); }
+
+/// Appends what has arrived; "<end>" at end of stream.
+void receive(const Fd& fd, std::string& into) {
+  char buffer[4096];
+  const ssize_t n = ::recv(fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+  if (n > 0) into.append(buffer, static_cast<std::size_t>(n));
+  if (n == 0 && !into.ends_with("<end>")) into += "<end>";
+}
+
+UnixSeconds unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+/// One worker's Edge with a dokodemo-door to `origin` (inbound 0), one to a portal (1) and VMess (2).
+class EdgeTest : public testing::Test {
+ protected:
+  EdgeTest() {
+    config::Config config;
+    config.inbounds.resize(3);
+    config.inbounds[0].tag = "direct";
+    config.inbounds[0].protocol = config::DokodemoInbound{kLoopback, origin.port, 0};
+    config.inbounds[1].tag = "public";
+    config.inbounds[1].protocol = config::DokodemoInbound{std::string("service"), 80, 0};
+    config.inbounds[2].tag = "vmess";
+    config::VmessUser user;
+    user.id.value.fill(9);
+    user.email = "nas@home";
+    config.inbounds[2].protocol = config::VmessInbound{{user}, false};
+    config.outbounds.push_back({"out", config::FreedomOutbound{}, std::nullopt});
+    config::Portal portal;
+    portal.tag = "portal";
+    portal.domain = "bridge.internal";
+    config.portals.push_back(portal);
+    routing::Rule to_portal;
+    to_portal.inbound_tags = {"public"};
+    to_portal.outbound_tag = "portal";
+    config.rules.push_back(to_portal);
+    routing::Rule registration;
+    registration.domains = {"full:bridge.internal"};
+    registration.outbound_tag = "portal";
+    config.rules.push_back(registration);
+
+    edge = std::move(Edge::make(loop, std::move(config), std::move(*ipc::ReplayTable::create(4096))).value());
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      edge->listeners().add(static_cast<std::uint32_t>(i), i, Fd(::dup(slots[i].fd.get())));
+    }
+    edge->start();
+  }
+
+  void add_broker(std::uint32_t credits = 16) {
+    auto ends = ipc::pair();
+    broker.emplace(std::move(ends->second), ipc::Link::handoff, ipc::Role::broker, ipc::Role::worker);
+    edge->handoff().add_link({1, 7, credits}, std::move(ends->first), 3);
+  }
+  /// Reads what the worker sent to the broker.
+  void read_broker() {
+    broker->on_readable([this](ipc::Message& message) {
+      if (message.type() != ipc::Type::offer) return;
+      for (std::size_t i = 0; i < message.header.nrec; ++i) {
+        const auto record = message.records<ipc::OfferRecord>()[i];
+        offers.push_back(record);
+        offered_fds.push_back(std::move(message.fds[i]));
+        const ConstSpan blob = message.body.subspan(message.header.nrec * sizeof record);
+        blobs.emplace_back(blob.begin(), blob.end());
+      }
+    });
+  }
+  bool offers_come(std::size_t count) {
+    return run_until(loop, [&] {
+      read_broker();
+      return offers.size() >= count;
+    });
+  }
+  void take(ipc::Hid hid) { broker->send_records(ipc::Type::take, std::span<const ipc::Hid>(&hid, 1)); }
+  vmess::ClientHandshake client_of(const Target& target) {
+    vmess::ClientOptions options;
+    options.user.id.value.fill(9);
+    return vmess::ClientHandshake::make(options, target, unix_now(), random).value();
+  }
+
+  net::UvLoop loop;
+  Listener origin = make_listener();
+  std::array<Listener, 3> slots{make_listener(), make_listener(), make_listener()};
+  std::unique_ptr<Edge> edge;
+  crypto::SystemRandom random;
+  std::optional<ipc::Channel> broker;
+  std::vector<ipc::OfferRecord> offers;
+  std::vector<Fd> offered_fds;
+  std::vector<Bytes> blobs;
+};
+
+TEST_F(EdgeTest, RelaysThroughAnOutboundAndPassesTheEndOn) {
+  const Fd client = connect_to(slots[0].port);
+  send_text(client, "ping");
+  Fd served;
+  ASSERT_TRUE(run_until(loop, [&] {
+    served = Fd(::accept4(origin.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    return static_cast<bool>(served);
+  }));
+  std::string at_origin;
+  ASSERT_TRUE(run_until(loop, [&] {
+    receive(served, at_origin);
+    return at_origin == "ping";
+  }));
+  send_text(served, "pong");
+  served.reset();
+  std::string at_client;
+  EXPECT_TRUE(run_until(loop, [&] {
+    receive(client, at_client);
+    return at_client == "pong<end>";
+  })) << at_client;
+  ::shutdown(client.get(), SHUT_WR);
+  EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
+}
+
+TEST_F(EdgeTest, LeavesClientsInTheKernelsQueueUntilThereIsABroker) {
+  const Fd client = connect_to(slots[1].port);
+  for (int i = 0; i < 5; ++i) loop.run_once();
+  EXPECT_EQ(edge->counts().accepted, 0u);
+  add_broker();
+  EXPECT_TRUE(offers_come(1));
+  EXPECT_EQ(edge->counts().accepted, 1u);
+}
+
+TEST_F(EdgeTest, OffersAVisitorUnreadAndForgetsHimWhenHeIsTaken) {
+  add_broker();
+  const Fd client = connect_to(slots[1].port);
+  send_text(client, "untouched");
+  ASSERT_TRUE(offers_come(1));
+  const auto& offer = offers[0];
+  EXPECT_EQ(offer.klass, ipc::OfferClass::raw);
+  EXPECT_EQ(offer.role, ipc::OfferRole::visitor);
+  EXPECT_EQ(offer.inbound, 1);
+  EXPECT_EQ(offer.portal, 0);
+  EXPECT_EQ(offer.user, ipc::kNoUser);
+  EXPECT_NE(offer.cookie, 0u);
+  EXPECT_EQ(offer.local_port, slots[1].port);
+  EXPECT_EQ(edge->connections(), 1u);
+  std::string seen;
+  receive(offered_fds[0], seen);
+  EXPECT_EQ(seen, "untouched");
+  take(offer.hid);
+  EXPECT_TRUE(run_until(loop, [&] { return edge->connections() == 0; }));
+  EXPECT_EQ(edge->counts().taken, 1u);
+  send_text(offered_fds[0], "mine now");
+  std::string at_client;
+  receive(client, at_client);
+  EXPECT_EQ(at_client, "mine now");
+}
+
+TEST_F(EdgeTest, StopsAcceptingWithoutCreditAndGoesOnWithIt) {
+  add_broker(2);
+  std::vector<Fd> clients;
+  for (int i = 0; i < 4; ++i) clients.push_back(connect_to(slots[1].port));
+  ASSERT_TRUE(offers_come(2));
+  for (int i = 0; i < 5; ++i) loop.run_once();
+  read_broker();
+  EXPECT_EQ(offers.size(), 2u);
+  take(offers[0].hid);
+  take(offers[1].hid);
+  EXPECT_TRUE(offers_come(4));
+}
+
+TEST_F(EdgeTest, ClosesARefusedVisitorPolitely) {
+  add_broker();
+  const Fd client = connect_to(slots[1].port);
+  send_text(client, "never read");
+  ASSERT_TRUE(offers_come(1));
+  offered_fds.clear();
+  const ipc::Refusal refusal{offers[0].hid, ipc::RefuseReason::no_portal, 0};
+  broker->send_records(ipc::Type::refuse, std::span<const ipc::Refusal>(&refusal, 1));
+  std::string at_client;
+  EXPECT_TRUE(run_until(loop, [&] {
+    receive(client, at_client);
+    return at_client == "<end>";
+  })) << "an end, not a reset";
+}
+
+TEST_F(EdgeTest, OffersABridgeAsATunnelWithItsState) {
+  add_broker();
+  const Fd client = connect_to(slots[2].port);
+  const Target target{Network::tcp, std::string("bridge.internal"), 0};
+  const auto handshake = client_of(target);
+  send_bytes(client, handshake.request());
+  send_text(client, "ciphertext");
+  ASSERT_TRUE(offers_come(1));
+  EXPECT_EQ(offers[0].klass, ipc::OfferClass::state);
+  EXPECT_EQ(offers[0].role, ipc::OfferRole::tunnel);
+  EXPECT_EQ(offers[0].user, 0u);
+  const auto blob = ipc::decode_blob(blobs[0]);
+  ASSERT_TRUE(blob);
+  const auto state = vmess::decode_state(blob->get(ipc::Tlv::vmess).value());
+  ASSERT_TRUE(state);
+  EXPECT_EQ(state->keys, handshake.keys());
+  // What came with the header was read with it, the rest is still in the socket.
+  std::string unread;
+  if (const auto read = blob->get(ipc::Tlv::unread_cipher)) unread = as_text(*read);
+  receive(offered_fds[0], unread);
+  EXPECT_EQ(unread, "ciphertext");
+  const auto meta = ipc::decode_meta(blob->get(ipc::Tlv::meta).value());
+  ASSERT_TRUE(meta);
+  EXPECT_EQ(meta->target, target);
+  EXPECT_EQ(meta->user, "nas@home");
+}
+
+TEST_F(EdgeTest, RefusesAReplayedHeaderInSilence) {
+  add_broker();
+  const auto handshake = client_of({Network::tcp, std::string("bridge.internal"), 0});
+  const Fd first = connect_to(slots[2].port);
+  send_bytes(first, handshake.request());
+  ASSERT_TRUE(offers_come(1));
+  const Fd second = connect_to(slots[2].port);
+  send_bytes(second, handshake.request());
+  send_bytes(second, Bytes(4000, 0));
+  EXPECT_TRUE(run_until(loop, [&] { return edge->counts().handshakes_failed == 1; }));
+  read_broker();
+  EXPECT_EQ(offers.size(), 1u);
+}
+
+TEST_F(EdgeTest, ServesTheStreamsOfAMuxConnectionOneByOne) {
+  add_broker();
+  const Fd client = connect_to(slots[2].port);
+  const auto handshake = client_of({Network::tcp, std::string(vmess::kMuxHost), 0});
+  send_bytes(client, handshake.request());
+  vmess::BodySealer sealer(vmess::request_body(handshake.keys()), random);
+  Bytes frame(mux::kMaxHead + 4);
+  const std::size_t head = mux::write_new(frame, StreamId{1}, Target{Network::tcp, kLoopback, origin.port}, 4);
+  ASSERT_GT(head, 0u);
+  std::ranges::copy(std::string_view("ping"), frame.begin() + static_cast<std::ptrdiff_t>(head));
+  Bytes sealed(2048);
+  const std::size_t size = sealer.seal(std::span(frame).first(head + 4), sealed);
+  send_bytes(client, std::span(sealed).first(size));
+  Fd served;
+  std::string at_origin;
+  ASSERT_TRUE(run_until(loop, [&] {
+    if (!served) served = Fd(::accept4(origin.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (served) receive(served, at_origin);
+    return at_origin == "ping";
+  }));
+  EXPECT_EQ(edge->connections(), 2u) << "the connection and its stream";
+}
+
+TEST_F(EdgeTest, DrainingKeepsWhatIsCarriedAndLeavesTheQueueToOthers) {
+  const Fd carried = connect_to(slots[0].port);
+  send_text(carried, "x");
+  Fd served;
+  ASSERT_TRUE(run_until(loop, [&] {
+    served = Fd(::accept4(origin.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    return static_cast<bool>(served);
+  }));
+  edge->drain();
+  const Fd waiting = connect_to(slots[0].port);
+  for (int i = 0; i < 5; ++i) loop.run_once();
+  EXPECT_EQ(edge->connections(), 1u);
+  EXPECT_TRUE(Fd(::accept4(slots[0].fd.get(), nullptr, nullptr, SOCK_CLOEXEC))) << "still queued for another worker";
+  edge->abort_all(Error{Errc::closed, "test", {}});
+  EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
+}
+
+TEST(MayRegister, NeedsAnAuthenticatingInboundOrALocalPeer) {
+  const Endpoint local{kLoopback, 1};
+  const Endpoint remote{IpAddress::parse("203.0.113.9").value(), 1};
+  config::Inbound open;
+  open.protocol = config::DokodemoInbound{};
+  config::Inbound vmess;
+  vmess.protocol = config::VmessInbound{};
+  config::Portal portal;
+  EXPECT_TRUE(may_register(vmess, remote, portal));
+  EXPECT_TRUE(may_register(open, local, portal));
+  EXPECT_FALSE(may_register(open, remote, portal));
+  portal.allow_unauthenticated = true;
+  EXPECT_TRUE(may_register(open, remote, portal));
+}
+
+}  // namespace
+}  // namespace ebb::edge

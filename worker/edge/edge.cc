@@ -1,0 +1,196 @@
+#include "worker/edge/edge.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "common/net/linger.h"
+#include "worker/edge/mux_server.h"
+#include "worker/edge/session.h"
+
+namespace ebb::edge {
+namespace {
+
+constexpr Duration kTick = std::chrono::seconds(1);
+constexpr Duration kLookAgain = std::chrono::milliseconds(50);
+/// With all handshake places taken, one that has said nothing for so long makes room: strangers cannot shut the door.
+constexpr Duration kPatience = std::chrono::seconds(4);
+constexpr std::size_t kReserve = 64;  // spare descriptors below which slots are not polled; twice that to go on
+constexpr std::size_t kFixedFds = 32;
+
+UnixSeconds unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+std::size_t fd_limit() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  return static_cast<std::size_t>(std::min<rlim_t>(limit.rlim_cur, 1u << 20));
+}
+
+routing::Router::Handlers handlers_of(const config::Config& config) {
+  routing::Router::Handlers out;
+  for (const auto& outbound : config.outbounds) out.outbounds.push_back(outbound.tag);
+  for (const auto& portal : config.portals) out.portals.push_back(portal.tag);
+  return out;
+}
+
+std::vector<vmess::User> users_of(const config::VmessInbound& settings) {
+  std::vector<vmess::User> out;
+  for (const auto& user : settings.users) out.push_back({user.id, user.alter_id});
+  return out;
+}
+
+}  // namespace
+
+const config::VmessUser* Inbound::user(std::optional<std::size_t> index_of_user) const {
+  const auto* vmess = std::get_if<config::VmessInbound>(&settings->protocol);
+  return vmess != nullptr && index_of_user ? &vmess->users[*index_of_user] : nullptr;
+}
+
+std::uint32_t Inbound::level(std::optional<std::size_t> index_of_user) const {
+  if (const auto* dokodemo = std::get_if<config::DokodemoInbound>(&settings->protocol)) return dokodemo->level;
+  const auto* who = user(index_of_user);
+  return who != nullptr ? who->level : 0;
+}
+
+Result<std::unique_ptr<Edge>> Edge::make(net::UvLoop& loop, config::Config config,
+                                         std::optional<ipc::ReplayTable> replays) {
+  auto router = routing::Router::compile(config.rules, handlers_of(config), [](std::string_view tag) {
+    log_event(log::Level::warning, "routing", "rule names an outbound that does not exist, the default is used",
+              kv("tag", tag));
+  });
+  if (!router) return std::unexpected(std::move(router.error()));
+  std::unique_ptr<Edge> edge(new Edge(loop, std::move(config), std::move(*router), std::move(replays)));
+  auto opened = edge->open_inbounds();
+  if (!opened) return std::unexpected(std::move(opened.error()));
+  return edge;
+}
+
+Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std::optional<ipc::ReplayTable> replays)
+    : loop_(loop),
+      config_(std::move(config)),
+      router_(std::move(router)),
+      replays_(std::move(replays)),
+      relays_(loop),
+      outbounds_(config_, {loop, blocks_, random_}),
+      handoff_(loop, {[this](const ipc::OfferRecord& record, ipc::OfferOutcome outcome, Fd fd) {
+                        on_offer_ended(record, outcome, std::move(fd));
+                      },
+                      [this] { listeners_.review(); }}),
+      listeners_(loop, {[this](Accepted accepted) { on_accepted(std::move(accepted)); },
+                        [this](std::size_t inbound) { return wanted(inbound); }}),
+      max_fds_(fd_limit()),
+      tick_([](void* self) { static_cast<Edge*>(self)->tick(); }, this),
+      look_again_([](void* self) { static_cast<Edge*>(self)->listeners_.review(); }, this),
+      sweep_([](void* self) { static_cast<Edge*>(self)->sweep(); }, this) {
+  max_connections_ = config_.settings.limits.max_connections;
+  if (max_connections_ == 0)
+    max_connections_ = max_fds_ > 1024 ? (max_fds_ - 512) / 2 : std::max<std::size_t>(max_fds_ / 4, 8);
+}
+
+Edge::~Edge() = default;
+
+Result<> Edge::open_inbounds() {
+  const bool source_matters = std::ranges::any_of(
+      config_.rules, [](const auto& rule) { return rule.sources.has_value() || rule.source_ports.has_value(); });
+  const auto& policy = config_.level(0);
+  const Duration limit =
+      std::min<Duration>(policy.handshake, config_.settings.timers.handshake.value_or(policy.handshake));
+  if (replays_) guard_.emplace(*replays_);
+  inbounds_.reserve(config_.inbounds.size());  // gates point at their tables
+  for (const auto& settings : config_.inbounds) {
+    Inbound& inbound = inbounds_.emplace_back();
+    inbound.settings = &settings;
+    inbound.index = inbounds_.size() - 1;
+    const std::string where = "inbounds[" + std::to_string(inbound.index) + "]";
+    if (const auto* dokodemo = std::get_if<config::DokodemoInbound>(&settings.protocol)) {
+      inbound.fixed = Target{Network::tcp, dokodemo->address, dokodemo->port};
+      const routing::Subject subject{settings.tag, &*inbound.fixed, nullptr, {}};
+      inbound.may_lead_to_portal = !config_.portals.empty() &&
+                                   (source_matters || router_.decide(subject).kind == routing::Decision::Kind::portal);
+    } else {
+      const auto& vmess = std::get<config::VmessInbound>(settings.protocol);
+      auto users = vmess::UserTable::make(users_of(vmess));
+      if (!users) return std::unexpected(std::move(users.error()).in(where));
+      if (!guard_)
+        return std::unexpected(Error{Errc::protocol, "VMess needs the replay table, which did not come", where});
+      inbound.users.emplace(std::move(*users));
+      inbound.users->advance(unix_now());
+      inbound.gate.emplace(inbound::Gate{*inbound.users, *guard_, random_, {vmess.refuse_insecure}, limit, unix_now});
+      inbound.may_lead_to_portal = !config_.portals.empty();
+    }
+  }
+  loop_.arm(tick_, kTick);
+  return {};
+}
+
+void Edge::tick() {
+  for (auto& inbound : inbounds_) {
+    if (inbound.users) inbound.users->advance(unix_now());
+  }
+  loop_.arm(tick_, kTick);
+}
+
+void Edge::start() {
+  started_ = true;
+  listeners_.review();
+}
+
+void Edge::pause() {
+  started_ = false;
+  listeners_.review();
+}
+
+void Edge::drain() {
+  pause();
+  listeners_.clear();
+  handoff_.send_goaway();
+}
+
+std::size_t Edge::connections() const { return sessions_.size() + relays_.size() + muxes_.size() + handoff_.pending(); }
+
+bool Edge::idle() const { return connections() == 0 && loop_.lingering().size() == 0; }
+
+std::uint32_t Edge::spare_fds() const {
+  // Counted by what we hold, generously: /proc/self/fd would cost milliseconds.
+  const std::size_t used = kFixedFds + listeners_.size() + handoff_.links() + sessions_.size() + 2 * relays_.size() +
+                           muxes_.size() + handoff_.pending() + loop_.lingering().size();
+  return static_cast<std::uint32_t>(max_fds_ - std::min(max_fds_, used));
+}
+
+void Edge::look_again_soon() {
+  if (!look_again_.armed()) loop_.arm(look_again_, kLookAgain);
+}
+
+bool Edge::room_for_handshake() {
+  if (sessions_.size() < config_.settings.limits.max_handshakes) return true;
+  return loop_.now() - sessions_.front()->accepted() >= kPatience;
+}
+
+bool Edge::wanted(std::size_t inbound) {
+  if (!started_ || inbound >= inbounds_.size()) return false;
+  if (inbounds_[inbound].may_lead_to_portal && !handoff_.accepting()) return false;  // its credit calls review()
+  const std::uint32_t spare = spare_fds();
+  short_of_fds_ = spare < (short_of_fds_ ? 2 * kReserve : kReserve);
+  const bool room =
+      connections() < max_connections_ && !short_of_fds_ && (!inbounds_[inbound].gate || room_for_handshake());
+  if (!room) look_again_soon();
+  return room;
+}
+
+void Edge::abort_all(const Error& why) {
+  std::vector<Session*> sessions;  // each leaves the list when it is aborted
+  for (auto& session : sessions_) sessions.push_back(session.get());
+  for (Session* session : sessions) session->abort(why);
+  for (auto& mux : muxes_) mux->abort(why);
+  relays_.abort_all(why);
+}
+
+void Edge::sweep() {
+  ended_sessions_.clear();
+  ended_muxes_.clear();
+}
+
+}  // namespace ebb::edge

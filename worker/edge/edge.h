@@ -1,0 +1,147 @@
+// Everything the connections of one worker share, and the ways a connection goes: session.cc tells the story.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/log.h"
+#include "common/config/config.h"
+#include "common/crypto/random.h"
+#include "common/net/uv_loop.h"
+#include "common/routing/router.h"
+#include "ipc/replay_table.h"
+#include "worker/edge/handoff.h"
+#include "worker/edge/listeners.h"
+#include "worker/inbound/replay_guard.h"
+#include "worker/inbound/vmess.h"
+#include "worker/outbound/outbounds.h"
+
+namespace ebb::edge {
+
+class MuxServer;
+class Session;
+
+/// An inbound of the configuration at work.
+struct Inbound {
+  const config::Inbound* settings = nullptr;
+  std::size_t index = 0;
+  std::optional<Target> fixed;            // dokodemo-door: where everybody goes
+  std::optional<vmess::UserTable> users;  // vmess
+  std::optional<inbound::Gate> gate;
+  bool may_lead_to_portal = false;
+
+  const config::VmessUser* user(std::optional<std::size_t> index_of_user) const;
+  std::uint32_t level(std::optional<std::size_t> index_of_user) const;
+};
+
+/// Who asks for what. What routing and the logs look at.
+struct Request {
+  const Inbound* inbound = nullptr;
+  Endpoint source;
+  TimePoint accepted{};
+  std::uint32_t conn = 0;  // number in the logs
+  Target target;
+  std::optional<std::size_t> user;          // index in the inbound's list
+  std::optional<vmess::SessionKeys> vmess;  // the client speaks VMess with these
+};
+
+/// The connection itself: a socket nothing was read from, or a stream and what was read behind its header.
+struct Client {
+  Fd socket;
+  std::unique_ptr<net::Stream> stream;
+  Bytes unread;
+};
+
+class Edge {
+ public:
+  struct Counts {
+    std::uint64_t accepted = 0;
+    std::uint64_t handshakes_failed = 0;
+    std::uint64_t offered = 0;
+    std::uint64_t taken = 0;
+    std::uint64_t offers_failed = 0;
+  };
+
+  /// Errors: config (rules or users that cannot be used), protocol (VMess without a replay table).
+  static Result<std::unique_ptr<Edge>> make(net::UvLoop& loop, config::Config config,
+                                            std::optional<ipc::ReplayTable> replays);
+  Edge(const Edge&) = delete;
+  Edge& operator=(const Edge&) = delete;
+  ~Edge();
+
+  Listeners& listeners() { return listeners_; }
+  Handoff& handoff() { return handoff_; }
+  const config::Config& config() const { return config_; }
+  void start();
+  void pause();
+  /// Closes the slots; what is carried goes on.
+  void drain();
+  /// Ends everything that is carried.
+  void abort_all(const Error& why);
+
+  std::size_t connections() const;
+  /// Nothing is carried, offered or being closed.
+  bool idle() const;
+  std::uint32_t spare_fds() const;
+  const Counts& counts() const { return counts_; }
+
+ private:
+  friend class MuxServer;
+  friend class Session;
+  Edge(net::UvLoop& loop, config::Config config, routing::Router router, std::optional<ipc::ReplayTable> replays);
+  Result<> open_inbounds();
+
+  // accepting (edge.cc)
+  bool wanted(std::size_t inbound);
+  bool room_for_handshake();
+  void tick();
+  void look_again_soon();
+
+  // the life of a connection (session.cc)
+  void on_accepted(Accepted accepted);
+  void serve(const Request& request, Client client);
+  void offer(const Request& request, Client client, std::size_t portal);
+  void relay(const Request& request, Client client, std::size_t outbound);
+  void refuse(const Request& request, Client client, log::Level level, std::string_view why);
+  void on_offer_ended(const ipc::OfferRecord& record, ipc::OfferOutcome outcome, Fd fd);
+  void session_ended(Session& session);
+  void mux_ended(MuxServer& server);
+  routing::Subject subject_of(const Request& request) const;
+  void log_accepted(const Request& request, const Target& target, const routing::Decision& decision, bool mux) const;
+  const std::string& tag_of(const routing::Decision& decision) const;
+  std::unique_ptr<relay::Codec> codec_for(const Request& request);
+  void sweep();
+
+  net::UvLoop& loop_;
+  const config::Config config_;
+  routing::Router router_;
+  std::optional<ipc::ReplayTable> replays_;
+  std::optional<inbound::SharedReplayGuard> guard_;
+  crypto::SystemRandom random_;
+  relay::BlockPool blocks_;
+  relay::Relays relays_;
+  outbound::Outbounds outbounds_;
+  std::vector<Inbound> inbounds_;
+  Handoff handoff_;
+  Listeners listeners_;
+  std::list<std::unique_ptr<Session>> sessions_;  // unfinished handshakes, oldest first
+  std::list<std::unique_ptr<MuxServer>> muxes_;
+  std::list<std::unique_ptr<Session>> ended_sessions_;  // ended in their own callbacks
+  std::list<std::unique_ptr<MuxServer>> ended_muxes_;
+  Counts counts_;
+  std::uint32_t last_conn_ = 0;
+  std::size_t max_connections_ = 0;
+  std::size_t max_fds_ = 0;
+  bool started_ = false;
+  bool short_of_fds_ = false;
+  TimePoint next_refusal_warning_{};  // refused visitors: one warning a second, the others are counted
+  std::uint64_t refused_quietly_ = 0;
+  net::Timer tick_;
+  net::Timer look_again_;
+  net::Deferred sweep_;
+};
+
+}  // namespace ebb::edge

@@ -1,0 +1,47 @@
+// A forward-mux connection (`"mux": {"enabled": true}` at the client): the acceptor's end of a Mux.cool connection
+// whose streams are routed one by one. Source: spec/mux-cool.md 5.1, 9.
+#pragma once
+
+#include <list>
+#include <memory>
+
+#include "common/protocol/mux/session.h"
+#include "worker/edge/edge.h"
+#include "worker/relay/tunnel.h"
+
+namespace ebb::edge {
+
+class MuxServer final : public relay::Tunnel {
+ public:
+  static constexpr std::size_t kMaxStreams = 1024;  // live at once; stock clients open 8 by default, 1024 at most
+
+  MuxServer(Edge& edge, const Request& request, std::unique_ptr<relay::Codec> codec);
+  ~MuxServer() override;
+  void start(std::unique_ptr<net::Stream> stream, Bytes unread);
+  void abort(const Error& why) { die(why); }
+
+ private:
+  Decoded<> feed(ConstSpan plain) override;
+  Bytes take_output() override { return session_.take_output(); }
+  void tick() override;
+  TimePoint next_deadline() const override;
+  void forget(StreamId stream) override { session_.close(stream); }
+  void set_user(StreamId stream, void* user) override { session_.set_user(stream, user); }
+  void abort_streams() override;
+  std::size_t max_data() const override { return mux::kMaxData; }
+  void on_reading_changed(bool) override {}
+  bool finished() const override { return idle_over_; }
+  void on_tunnel_over(const Error& why) override;
+  void on_open(StreamId stream, const Target& target, ConstSpan trailing) override;
+  void refuse(StreamId stream);
+
+  Edge& edge_;
+  Request request_;
+  mux::Session session_;
+  Duration idle_;
+  TimePoint last_active_;
+  bool idle_over_ = false;
+  bool warned_ = false;
+};
+
+}  // namespace ebb::edge

@@ -1,0 +1,38 @@
+// A connection whose client still has to say who he is and where to. The rest of its life is in session.cc too.
+#pragma once
+
+#include <list>
+#include <memory>
+
+#include "common/net/conversation.h"
+#include "worker/edge/edge.h"
+
+namespace ebb::edge {
+
+/// Whether a connection that names the portal's domain is a bridge registering: spec/config.md 7, registration rule.
+bool may_register(const config::Inbound& inbound, const Endpoint& source, const config::Portal& portal);
+
+class Session {
+ public:
+  Session(Edge& edge, Request request, std::unique_ptr<net::Stream> stream);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  void start() { life_.start(); }
+  void abort(const Error& why) { client_.abort(why); }
+  TimePoint accepted() const { return request_.accepted; }
+
+ private:
+  friend class Edge;
+  net::Task<bool> live();
+  Client rest_of_client();
+  void failed(const Error& why);
+
+  Edge& edge_;
+  Request request_;
+  net::Conversation client_;
+  net::Task<bool> life_;  // behind what it uses
+  std::list<std::unique_ptr<Session>>::iterator place_;
+};
+
+}  // namespace ebb::edge

@@ -1,0 +1,198 @@
+#include "worker/edge/worker.h"
+
+#include <sys/resource.h>
+
+#include <csignal>
+#include <utility>
+
+#include "common/base/log.h"
+#include "common/config/canonical.h"
+#include "worker/edge/worker_main.h"
+
+namespace ebb::edge {
+namespace {
+
+constexpr Duration kLagProbe = std::chrono::milliseconds(100);
+constexpr Duration kDrainCheck = std::chrono::milliseconds(50);
+constexpr Duration kHardStop = std::chrono::hours(1);  // timers.hardStopAfter, for workers
+
+std::string text_of(const Error& why) { return why.where.empty() ? why.what : why.where + ": " + why.what; }
+
+void raise_fd_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+}  // namespace
+
+int run_worker(Fd ctl) {
+  std::signal(SIGPIPE, SIG_IGN);
+  raise_fd_limit();
+  return Worker(std::move(ctl)).run();
+}
+
+Worker::Worker(Fd ctl)
+    : control_(std::move(ctl), ipc::Role::worker, *this),
+      lag_([](void* self) { static_cast<Worker*>(self)->measure_lag(); }, this),
+      drain_check_([](void* self) { static_cast<Worker*>(self)->check_drained(); }, this) {
+  ctl_poll_ = net::Poll::make(loop_, control_.fd(), [this](bool readable, bool writable) {
+    if (writable) control_.on_writable();
+    if (readable) control_.on_readable();
+    watch_ctl();
+  });
+  signal_poll_ = net::Poll::make(loop_, control_.signal_fd(), [this](bool, bool) { control_.on_signal(); });
+  if (signal_poll_) signal_poll_->watch(true, false);
+  watch_ctl();
+  loop_.arm(lag_, kLagProbe);
+}
+
+Worker::~Worker() = default;
+
+int Worker::run() {
+  if (!ctl_poll_) return 1;
+  loop_.run();
+  return exit_status_;
+}
+
+void Worker::watch_ctl() {
+  if (control_.fd() < 0) {
+    ctl_poll_.reset();
+  } else if (ctl_poll_) {
+    ctl_poll_->watch(true, control_.wants_write());
+  }
+}
+
+void Worker::on_log(ipc::LogKind which, Fd file) {
+  const bool access = which == ipc::LogKind::access;
+  if (log::Logger* logger = log::current()) {
+    logger->swap(access ? log::Stream::access : log::Stream::error, std::move(file));
+  } else {
+    (access ? access_log_ : error_log_) = std::move(file);
+  }
+}
+
+Result<> Worker::on_shm(ipc::ShmKind kind, Fd memfd, std::uint64_t) {
+  if (kind != ipc::ShmKind::replay) return {};
+  auto table = ipc::ReplayTable::attach(std::move(memfd));
+  if (!table) return std::unexpected(std::move(table.error()).in("replay table"));
+  replays_ = std::move(*table);
+  return {};
+}
+
+Result<> Worker::on_config(std::uint64_t, std::string_view snapshot) {
+  auto config = config::parse_canonical(snapshot);
+  if (!config) return std::unexpected(std::move(config.error()).in("configuration"));
+  log::Settings logs;
+  logs.level = static_cast<log::Level>(config->log.level);
+  logs.format = config->log.json ? log::Format::json : log::Format::v2ray;
+  logs.error = std::move(error_log_);
+  logs.access = std::move(access_log_);
+  log::init(std::move(logs));
+  auto edge = Edge::make(loop_, std::move(*config), std::exchange(replays_, std::nullopt));
+  if (!edge) return std::unexpected(std::move(edge.error()));
+  edge_ = std::move(*edge);
+  control_.ready();
+  return {};
+}
+
+void Worker::on_slot(const ipc::SlotGrant& grant, Fd socket) {
+  if (!edge_ || cut_at_) return;
+  if (!edge_->listeners().add(grant.slot, grant.inbound, std::move(socket))) {
+    log_event(log::Level::error, "edge", "slot cannot be polled", kv("slot", grant.slot));
+  }
+}
+
+void Worker::on_slot_revoked(std::uint32_t slot) {
+  if (edge_) edge_->listeners().remove(slot);
+}
+
+void Worker::on_link(const ipc::LinkAdd& link, Fd end) {
+  if (edge_) edge_->handoff().add_link(link, std::move(end), control_.gen());
+}
+
+void Worker::on_broker_state(const ipc::BrokerState& state) {
+  if (edge_) edge_->handoff().on_broker_state(state);
+}
+
+void Worker::on_start() {
+  if (edge_ && !cut_at_) edge_->start();
+}
+
+void Worker::on_pause() {
+  if (edge_) edge_->pause();
+}
+
+void Worker::on_drain(const ipc::DrainOrder& order) {
+  if (!edge_) return leave(0);
+  const Duration limit = order.deadline ? Duration(*order.deadline)
+                                        : Duration(edge_->config().settings.timers.hard_stop_after.value_or(
+                                              std::chrono::duration_cast<config::Millis>(kHardStop)));
+  const TimePoint cut_at = loop_.now() + limit;
+  if (!cut_at_) {
+    log_event(log::Level::info, "edge", "draining", kv("connections", edge_->connections()));
+    edge_->drain();
+  }
+  cut_at_ = std::min(cut_at, cut_at_.value_or(TimePoint::max()));
+  loop_.arm(drain_check_, Duration(0));
+}
+
+void Worker::check_drained() {
+  const bool late = loop_.now() >= *cut_at_;
+  if (!edge_->idle() && !late) {
+    loop_.arm(drain_check_, kDrainCheck);
+    return;
+  }
+  const auto left = static_cast<std::uint32_t>(edge_->connections());
+  if (left > 0) log_event(log::Level::warning, "edge", "connections were cut", kv("connections", left));
+  control_.drained(left, static_cast<std::uint32_t>(edge_->handoff().unacked()));
+  leave(0);
+}
+
+std::string Worker::on_query(std::string_view) {
+  if (!edge_) return R"({"connections":0})";
+  const auto& counts = edge_->counts();
+  return "{\"connections\":" + std::to_string(edge_->connections()) +
+         ",\"accepted\":" + std::to_string(counts.accepted) +
+         ",\"handshakes_failed\":" + std::to_string(counts.handshakes_failed) +
+         ",\"offered\":" + std::to_string(counts.offered) + ",\"taken\":" + std::to_string(counts.taken) +
+         ",\"offers_failed\":" + std::to_string(counts.offers_failed) +
+         ",\"unacked\":" + std::to_string(edge_->handoff().unacked()) + "}";
+}
+
+ipc::Vitals Worker::on_ping() {
+  const auto lag = std::chrono::duration_cast<std::chrono::microseconds>(std::exchange(worst_lag_, Duration(0)));
+  ipc::Vitals out;
+  out.loop_lag_us = static_cast<std::uint32_t>(lag.count());
+  if (edge_) {
+    out.connections = static_cast<std::uint32_t>(edge_->connections());
+    out.fds_free = edge_->spare_fds();
+  }
+  return out;
+}
+
+void Worker::measure_lag() {
+  // A timer is up to 8 ms late by design.
+  worst_lag_ = std::max(worst_lag_, loop_.now() - lag_.due());
+  loop_.arm(lag_, kLagProbe);
+}
+
+void Worker::on_broken(const Error& why) {
+  if (log::current() == nullptr) {
+    log::Settings logs;
+    logs.error = std::move(error_log_);
+    log::init(std::move(logs));
+  }
+  log_event(log::Level::error, "edge", "worker cannot go on", kv("reason", text_of(why)));
+  leave(1);
+}
+
+void Worker::leave(int status) {
+  exit_status_ = status;
+  // Resets rather than half a body: the destructors would close, which a client might take for an end.
+  if (edge_) edge_->abort_all(Error{Errc::closed, "the worker ends", {}});
+  loop_.stop();
+}
+
+}  // namespace ebb::edge
