@@ -1,5 +1,6 @@
 #include "ipc/state_blob.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace ebb::ipc {
@@ -38,15 +39,11 @@ void put_text(Bytes& out, Field id, const std::string& text) {
 
 /// kind (4, 6, or 0 for a name), address.
 Bytes pack_host(const Host& host) {
-  Bytes out;
-  if (const auto* ip = std::get_if<IpAddress>(&host)) {
-    out.push_back(ip->v6 ? 6 : 4);
-    out.insert(out.end(), ip->bytes.begin(), ip->bytes.begin() + (ip->v6 ? 16 : 4));
-  } else {
-    const auto& name = std::get<std::string>(host);
-    out.push_back(0);
-    out.insert(out.end(), name.begin(), name.end());
-  }
+  const auto* ip = std::get_if<IpAddress>(&host);
+  const ConstSpan address = ip ? ConstSpan(ip->bytes).first(ip->v6 ? 16 : 4) : as_bytes(std::get<std::string>(host));
+  Bytes out(1 + address.size());
+  out[0] = ip ? (ip->v6 ? 6 : 4) : 0;
+  std::ranges::copy(address, out.begin() + 1);
   return out;
 }
 
