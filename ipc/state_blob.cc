@@ -70,7 +70,7 @@ std::size_t max_tlv_bytes(Tlv type) {
   switch (type) {
     case Tlv::unread_cipher: return 17 * 1024;
     case Tlv::unread_plain: return 16 * 1024;
-    case Tlv::vmess: return 256;
+    case Tlv::vmess: return 512;  // two body states and the session keys, byte for byte
     case Tlv::shadowsocks: return 128;
     case Tlv::plain: return 16;
     case Tlv::ws: return 24;
