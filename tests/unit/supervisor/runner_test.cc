@@ -1,0 +1,144 @@
+#include "supervisor/generations/runner.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "supervisor/process/environment.h"
+
+namespace ebb::supervisor {
+namespace {
+
+using namespace std::chrono_literals;
+
+class RunnerTest : public ::testing::Test {
+ protected:
+  RunnerTest() { ::sigprocmask(SIG_BLOCK, nullptr, &before_); }
+  ~RunnerTest() override { ::sigprocmask(SIG_SETMASK, &before_, nullptr); }
+
+  void make(const std::string& snapshot, std::uint32_t workers) {
+    Plan plan;
+    plan.workers = workers;
+    plan.respawn_backoff = 0ms;
+    Bound bound = bind_slots({{{IpAddress::from_v4({127, 0, 0, 1}), 0}, 0, "in"}}, workers == 0 ? 0 : 8);
+    EXPECT_TRUE(bound.problems.empty());
+    Service service{*Binary::self(), snapshot,     std::move(bound.table), *ipc::ReplayTable::create(64),
+                    Fd(::dup(2)),    std::nullopt, *take_signals(),        false};
+    runner_ = std::make_unique<Runner>(loop_, plan, std::move(service));
+  }
+  /// Calls `look` every 5 ms of loop time until it returns true; the test's time limit bounds it.
+  int run_until(std::function<bool()> look) {
+    look_ = std::move(look);
+    loop_.arm(again_, 5ms);
+    return runner_->run();
+  }
+  static void look_again(void* self) {
+    auto& my = *static_cast<RunnerTest*>(self);
+    if (!my.look_()) my.loop_.arm(my.again_, 5ms);
+  }
+  bool all_active() const {
+    const auto& children = runner_->machine().children();
+    return runner_->machine().phase() == Machine::Phase::running &&
+           std::ranges::all_of(children, [](const auto& c) { return c.second.state == ChildState::active; });
+  }
+  pid_t pid_of(const std::string& name) const {
+    for (const auto& [key, child] : runner_->machine().children()) {
+      if (child.name() == name) return child.pid;
+    }
+    return 0;
+  }
+
+  net::UvLoop loop_;
+  std::unique_ptr<Runner> runner_;
+  std::function<bool()> look_;
+  net::Timer again_{&RunnerTest::look_again, this};
+  sigset_t before_;
+};
+
+TEST_F(RunnerTest, StartsServesReplacesAndStops) {
+  make("{}", 2);
+  std::vector<ChildAnswer> answers;
+  std::string title;
+  pid_t killed = 0;
+  const int status = run_until([&] {
+    if (!all_active()) return false;
+    if (killed == 0) {
+      killed = pid_of("worker g1/1");
+      std::ifstream in("/proc/" + std::to_string(killed) + "/cmdline");
+      std::getline(in, title, '\0');
+      ::kill(killed, SIGKILL);
+      return false;
+    }
+    if (pid_of("worker g1/1") == killed) return false;
+    EXPECT_TRUE(runner_->ask_children("status", [&](std::vector<ChildAnswer> given) {
+      answers = std::move(given);
+      ::kill(::getpid(), SIGTERM);
+    }));
+    return true;
+  });
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(runner_->failure(), "");
+  EXPECT_EQ(title, "ebbgate: worker g1/1");
+  ASSERT_EQ(answers.size(), 3u);
+  for (const auto& answer : answers) {
+    ASSERT_TRUE(answer.json.has_value()) << answer.child.name();
+    const bool broker = answer.child.role == ipc::Role::broker;
+    // The broker keeps every slot and has had three workers; a worker polls half of them and offers to one broker.
+    EXPECT_EQ(*answer.json, std::string(R"({"connections":7,"request":"status","started":true,"slots":)") +
+                                (broker ? "8" : "4") + R"(,"links":)" + (broker ? "3" : "1") +
+                                R"(,"logs":1,"shm":true})");
+  }
+  EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1);  // no zombie, no child
+}
+
+TEST_F(RunnerTest, ABrokerThatDiesIsReplacedAndLinked) {
+  make("{}", 1);
+  pid_t killed = 0;
+  std::vector<ChildAnswer> answers;
+  const int status = run_until([&] {
+    if (!all_active()) return false;
+    if (killed == 0) {
+      killed = pid_of("broker b1");
+      ::kill(killed, SIGKILL);
+      return false;
+    }
+    if (pid_of("broker b2") == 0) return false;
+    return runner_->ask_children("status", [&](std::vector<ChildAnswer> given) {
+      answers = std::move(given);
+      ::kill(::getpid(), SIGQUIT);
+    });
+  });
+  EXPECT_EQ(status, 0);
+  ASSERT_EQ(answers.size(), 2u);
+  for (const auto& answer : answers) {
+    const std::string links = answer.child.role == ipc::Role::broker ? "1" : "2";  // the worker keeps the old end open
+    EXPECT_NE(answer.json.value_or("").find(R"("links":)" + links), std::string::npos) << *answer.json;
+  }
+}
+
+TEST_F(RunnerTest, AChildThatEndsBeforeReadyEndsTheStart) {
+  make("die", 1);
+  EXPECT_EQ(run_until([] { return true; }), 1);
+  EXPECT_NE(runner_->failure().find("ended with exit code 3 before it was ready"), std::string::npos);
+  EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1);
+}
+
+TEST_F(RunnerTest, AQuestionIsAnsweredWithoutThoseThatEnd) {
+  make("mute", 1);
+  std::size_t silent = 0;
+  EXPECT_EQ(run_until([&] {
+              if (!all_active()) return false;
+              return runner_->ask_children("status", [&](std::vector<ChildAnswer> given) {
+                silent = static_cast<std::size_t>(
+                    std::ranges::count_if(given, [](const auto& a) { return !a.json.has_value(); }));
+                ::kill(::getpid(), SIGTERM);
+              });
+            }),
+            0);
+  EXPECT_EQ(silent, 2u);
+}
+
+}  // namespace
+}  // namespace ebb::supervisor
