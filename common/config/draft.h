@@ -19,7 +19,8 @@ struct InboundDraft {
   Value self;
   std::optional<Value> tag;
   std::optional<Value> port;
-  bool usable = false;  // the protocol was read without a refusal
+  bool usable = false;      // the protocol was read without a refusal
+  bool any_target = false;  // sniffing or followRedirect, refused elsewhere, would decide the target
 };
 
 enum class Leads : std::uint8_t { direct, proxy, nowhere };  // what an outbound does with a connection
@@ -78,7 +79,8 @@ void read_ebbgate(const Value& section, Draft& draft);
 /// Parts of inbounds and outbounds.
 enum class Side : std::uint8_t { inbound, outbound };
 void read_stream(const Value& section, Side side);
-void read_sniffing(const Value& section);
+/// True when it is enabled.
+bool read_sniffing(const Value& section);
 /// Where it is switched on, with the section's path; nothing when it is off.
 std::optional<Place> read_mux(const Value& section);
 /// A vmess `clients` or `users` list. `side`: outbound users have a security, inbound ones an e-mail that must be

@@ -40,6 +40,8 @@ void read_dokodemo(Fields& inbound, InboundDraft& draft) {
   if (!fields.valid()) return;
   DokodemoInbound out;
   const auto address = fields.find_any({"address", "rewriteAddress"});
+  const auto follow = fields.find("followRedirect");
+  draft.any_target = follow && !is_off(follow->node());
   fields.unsupported_flag("followRedirect", "followRedirect is not built yet");
   fields.unsupported("portMap", "portMap is not supported", "use several inbounds");
   fields.no_effect({"timeout"}, "has no effect; use policy connIdle");
@@ -52,7 +54,7 @@ void read_dokodemo(Fields& inbound, InboundDraft& draft) {
   }
   if (address) {
     if (auto host = read_address(*address)) out.address = *host;
-  } else if (const auto follow = fields.find("followRedirect"); !follow || is_off(follow->node())) {
+  } else if (!draft.any_target) {
     draft.self.report().refuse(
         "MISSING", fields.self().missing("address"),
         "dokodemo-door has no destination address and followRedirect is off; every connection would fail",
@@ -187,10 +189,11 @@ void read_inbound(const Value& element, const std::optional<Value>& legacy_port,
   read_protocol(fields, out);
   if (const auto stream = fields.find("streamSettings")) read_stream(*stream, Side::inbound);
   const auto sniffing = fields.find("sniffing");
-  if (sniffing) read_sniffing(*sniffing);
+  if (sniffing && read_sniffing(*sniffing)) out.any_target = true;
   if (const auto override_list = fields.find("domainOverride")) {
     const auto list = read_string_list(*override_list);
     if (list && !list->items.empty() && !sniffing) {
+      out.any_target = true;
       override_list->refuse("UNSUPPORTED", "sniffing is not built yet", "remove \"domainOverride\"");
     }
   }

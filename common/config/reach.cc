@@ -84,10 +84,10 @@ std::optional<std::size_t> Reach::portal_tagged(std::string_view tag) const {
 
 Source Reach::inbound(std::size_t index) const {
   const Inbound& inbound = draft_.inbounds[index].inbound;
-  Source out{inbound.tag, std::nullopt, false, true, nullptr, index};
-  if (!draft_.inbounds[index].usable) return out;
+  Source out{inbound.tag, std::nullopt, false, true, nullptr, !draft_.inbounds[index].usable, index};
+  if (out.any_user) return out;
   if (const auto* door = std::get_if<DokodemoInbound>(&inbound.protocol)) {
-    out.target = Target{Network::tcp, door->address, door->port};
+    if (!draft_.inbounds[index].any_target) out.target = Target{Network::tcp, door->address, door->port};
   } else {
     out.users = std::get_if<VmessInbound>(&inbound.protocol);
   }
@@ -96,11 +96,11 @@ Source Reach::inbound(std::size_t index) const {
 
 Source Reach::own_connection(std::size_t bridge) const {
   const Bridge& value = draft_.bridges[bridge].value;
-  return {value.tag, Target{Network::tcp, value.domain, 0}, false, false, nullptr, bridge};
+  return {value.tag, Target{Network::tcp, value.domain, 0}, false, false, nullptr, false, bridge};
 }
 
 Source Reach::delivered(std::size_t bridge) const {
-  return {draft_.bridges[bridge].value.tag, std::nullopt, true, false, nullptr, bridge};
+  return {draft_.bridges[bridge].value.tag, std::nullopt, true, false, nullptr, false, bridge};
 }
 
 Source Reach::registration(std::size_t index, std::size_t portal) const {
@@ -128,6 +128,7 @@ Verdict Reach::judge_port(const Compiled& rule, const routing::Rule& written, co
 }
 
 Verdict Reach::judge_user(const Compiled& rule, const Source& source) const {
+  if (source.any_user) return Verdict::possible;
   if (!rule.users || source.users == nullptr) return Verdict::impossible;
   std::size_t hits = 0;
   for (const auto& user : source.users->users) hits += rule.users->matches(user.email) ? 1 : 0;

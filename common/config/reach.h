@@ -26,6 +26,7 @@ struct Source {
   bool delivered = false;               // traffic out of a bridge: any target but a reverse domain
   bool has_source = false;              // a peer address
   const VmessInbound* users = nullptr;  // null: anonymous
+  bool any_user = false;                // of a protocol that is not built: anybody
   std::size_t index = 0;                // of the inbound or bridge
 };
 

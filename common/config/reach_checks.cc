@@ -173,7 +173,8 @@ class ReachChecks {
 
   void check_portal(std::size_t index) {
     const auto& draft = draft_.portals[index];
-    if (draft.value.tag.empty() || draft_.inbounds.empty()) return;
+    // Where balancers (refused elsewhere) would send a connection is not known.
+    if (draft.value.tag.empty() || draft_.inbounds.empty() || !draft_.balancer_tags.empty()) return;
     const End here{End::Kind::portal, index};
     const auto ends_here = [&](const Source& source) {
       const auto ways = reach_.ways(source);

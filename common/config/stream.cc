@@ -118,9 +118,9 @@ void read_stream(const Value& section, Side side) {
   }
 }
 
-void read_sniffing(const Value& section) {
+bool read_sniffing(const Value& section) {
   Fields fields(section);
-  if (!fields.valid()) return;
+  if (!fields.valid()) return false;
   const bool enabled = fields.boolean("enabled").value_or(false);
   if (const auto override_list = fields.find("destOverride")) {
     const auto list = read_string_list(*override_list);
@@ -147,6 +147,7 @@ void read_sniffing(const Value& section) {
     if (const auto list = fields.find(key)) read_string_list(*list);
   }
   if (enabled) section.refuse("UNSUPPORTED", "sniffing is not built yet", "write \"enabled\": false");
+  return enabled;
 }
 
 }  // namespace ebb::config

@@ -55,6 +55,17 @@ TEST(GoodCorpus, AcceptedOrRefusedByName) {
   EXPECT_GE(accepted, 2u);
 }
 
+TEST(GoodCorpus, NoFalseAlarms) {
+  const std::set<std::string> alarms{
+      "DANGLING",      "BRIDGE_LOOP",   "BRIDGE_SHADOWED", "BRIDGE_NO_TUNNEL_RULE",
+      "PORTAL_UNUSED", "UNKNOWN_KEY",   "PORT_CLASH",      "PORTAL_UNREACHABLE_FOR_BRIDGE",
+      "UNREACHABLE",   "DUPLICATE_KEY", "DOMAIN_CASE",     "RULE_NEVER_MATCHES"};
+  const auto all = test::load_vectors("configs/good/expected.json");
+  for (const auto& entry : all) {
+    for (const auto& d : load_good(entry["file"].text()).diagnostics) EXPECT_FALSE(alarms.contains(d.code)) << d.text();
+  }
+}
+
 TEST(GoodCorpus, NamesTheMissingFeature) {
   EXPECT_TRUE(
       has(load_good("g20-v2fly5-grpc.bridge.json"), "UNKNOWN_TRANSPORT", "$.outbounds[1].streamSettings.network"));
