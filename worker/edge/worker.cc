@@ -1,8 +1,5 @@
 #include "worker/edge/worker.h"
 
-#include <sys/resource.h>
-
-#include <csignal>
 #include <utility>
 
 #include "common/base/log.h"
@@ -18,20 +15,9 @@ constexpr Duration kHardStop = std::chrono::hours(1);  // timers.hardStopAfter, 
 
 std::string text_of(const Error& why) { return why.where.empty() ? why.what : why.where + ": " + why.what; }
 
-void raise_fd_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 }  // namespace
 
-int run_worker(Fd ctl) {
-  std::signal(SIGPIPE, SIG_IGN);
-  raise_fd_limit();
-  return Worker(std::move(ctl)).run();
-}
+int run_worker(Fd ctl) { return Worker(std::move(ctl)).run(); }
 
 Worker::Worker(Fd ctl)
     : control_(std::move(ctl), ipc::Role::worker, *this),
