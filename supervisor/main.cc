@@ -1,6 +1,6 @@
 // Every process of ebbgate begins here: the one place that knows all roles.
+#include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
 
 #include <cstdio>
 #include <string>
@@ -47,6 +47,9 @@ int run_role(std::string_view role, int argc, char** argv) {
 
 int main(int argc, char** argv) {
   ::signal(SIGPIPE, SIG_IGN);
+  for (int fd = 0; fd <= 2; ++fd) {  // closed ones would be taken by a socket, and then written to
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) < 0) return supervisor::kExitStart;
+  }
   constexpr std::string_view kRole = "--role=";
   if (argc > 1 && std::string_view(argv[1]).starts_with(kRole)) {
     return run_role(std::string_view(argv[1]).substr(kRole.size()), argc, argv);

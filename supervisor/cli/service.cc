@@ -23,9 +23,10 @@ namespace {
 constexpr int kSupervisorOom = -900;
 constexpr unsigned long kFewOpenFiles = 65536;
 
-int refuse(const std::string& text) {
+/// To the terminal, and to a log file where there is one (standard output would say it twice).
+int refuse(const std::string& text, const config::Config* config = nullptr) {
   std::fprintf(stderr, "ebbgate: %s\n", text.c_str());
-  log_event(log::Level::error, "supervisor", text);
+  if (config != nullptr && !config->log.error.empty()) log_event(log::Level::error, "supervisor", text);
   return kExitStart;
 }
 
@@ -96,6 +97,11 @@ int run_service(const Command& command, int argc, char** argv) {
   const config::Config& config = *opened.config;
   start_logs(config, opened.logs);
   log_event(log::Level::info, "supervisor", "configuration read", kv("files", opened.verdict.chosen));
+  for (std::string_view left = opened.verdict.diagnostics; !left.empty() && !config.log.error.empty();) {
+    const auto end = std::min(left.find('\n'), left.size() - 1);
+    log_event(log::Level::warning, "config", left.substr(0, end));
+    left.remove_prefix(end + 1);
+  }
   if (open_files < kFewOpenFiles) {
     log_event(log::Level::warning, "supervisor", "few open files allowed: raise LimitNOFILE or ulimit -Hn",
               kv("limit", open_files));
@@ -103,17 +109,17 @@ int run_service(const Command& command, int argc, char** argv) {
 
   auto directory =
       claim_runtime_dir(runtime_path(config.settings.runtime_dir, opened.verdict.instance, process_runtime_places()));
-  if (!directory) return refuse(directory.error().what);
+  if (!directory) return refuse(directory.error().what, &config);
 
   const Plan plan = plan_of(config, cpus());
   auto listeners = listeners_of(config);
   const unsigned per_address = slots_per_address(plan.workers, listeners.size(), open_files);
   Bound bound = bind_slots(std::move(listeners), per_address);
-  for (const auto& problem : bound.problems) refuse(problem);
+  for (const auto& problem : bound.problems) refuse(problem, &config);
   if (!bound.problems.empty()) return kExitStart;
 
   auto replay = ipc::ReplayTable::create();
-  if (!replay) return refuse(replay.error().what);
+  if (!replay) return refuse(replay.error().what, &config);
   set_title(argc, argv, "ebbgate: supervisor " + opened.verdict.chosen, "ebbgate");
 
   net::UvLoop loop;
@@ -125,7 +131,7 @@ int run_service(const Command& command, int argc, char** argv) {
   const std::string socket = config.settings.admin_socket.value_or(directory->file("ctl.sock"));
   if (!socket.empty()) {
     auto made = admin::Server::listen(loop, socket, admin_handler(runner, config));
-    if (!made) return refuse("cannot make the " + made.error().where + " " + made.error().what);
+    if (!made) return refuse("cannot make the " + made.error().where + " " + made.error().what, &config);
     server = std::move(*made);
   }
   const int status = runner.run();

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <utility>
 
 namespace ebb::supervisor {
 namespace {
@@ -66,9 +67,9 @@ bool overlap(const Endpoint& a, const Endpoint& b) {
 
 /// Problems among the listeners themselves: the kernel would deal connections between the two at random.
 std::vector<std::string> overlaps(const std::vector<Listener>& listeners) {
-  std::vector<const Listener*> order;
+  std::vector<const Listener*> order;  // by port, then as written
   for (const auto& listener : listeners) order.push_back(&listener);
-  std::ranges::stable_sort(order, {}, [](const Listener* l) { return l->address.port; });
+  std::ranges::sort(order, {}, [](const Listener* l) { return std::pair(l->address.port, l); });
   std::vector<std::string> problems;
   for (std::size_t i = 0; i < order.size(); ++i) {
     for (std::size_t k = i; k-- > 0 && order[k]->address.port == order[i]->address.port;) {
