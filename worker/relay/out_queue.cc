@@ -47,6 +47,7 @@ MutSpan OutQueue::room(std::size_t n) {
 void OutQueue::commit(std::size_t n) {
   tail_->end += static_cast<std::uint32_t>(n);
   bytes_ += n;
+  if (bytes_ == 0) clear();  // nothing came of the room: an idle connection keeps no block
 }
 
 void OutQueue::append(ConstSpan bytes) {

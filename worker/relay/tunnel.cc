@@ -72,7 +72,7 @@ void MuxSide::resume() {
 
 Tunnel::Tunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits)
     : loop_(loop),
-      wire_(loop, blocks, std::move(codec)),
+      wire_(loop, blocks, codec ? std::move(codec) : std::make_unique<PlainCodec>()),
       limits_(limits),
       timer_([](void* self) { static_cast<Tunnel*>(self)->timer_fired(); }, this),
       lag_timer_([](void* self) { static_cast<Tunnel*>(self)->check_lagging(); }, this),
@@ -143,9 +143,6 @@ void Tunnel::send_data(MuxSide& side, ConstSpan piece) {
       piece = piece.subspan(data.size());
     }
     wire_.send(std::span(parts).first(count));
-    // A plain wire keeps pointers until flush(), and the heads live on this stack frame.
-    if (!wire_.sealed()) wire_.flush();
-    if (dead_) return;
   }
 }
 

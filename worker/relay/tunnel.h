@@ -60,6 +60,7 @@ struct TunnelLimits {
 
 class Tunnel : protected WireObserver, protected mux::SessionEvents {
  public:
+  /// `codec` null: frames without any protocol below.
   Tunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits);
   Tunnel(const Tunnel&) = delete;
   Tunnel& operator=(const Tunnel&) = delete;

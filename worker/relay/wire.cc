@@ -32,13 +32,20 @@ void Wire::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
   leftover_ = std::move(unread);
   unread_ = !leftover_.empty();
   stream_->observe(this);
-  stream_->watch(reading_, false);
-  if (codec_ && !started_) {
-    started_ = true;
-    const MutSpan out = queue_.room(codec_->max_overhead());
-    queue_.commit(codec_->seal_start(out));
-  }
+  start_codec();
+  watch();
   loop_.defer(flush_later_);
+}
+
+/// What has to go out first does so even when nothing follows but the end.
+void Wire::start_codec() {
+  if (!codec_ || std::exchange(started_, true)) return;
+  const MutSpan out = queue_.room(codec_->max_overhead());
+  queue_.commit(codec_->seal_start(out));
+}
+
+void Wire::watch() {
+  if (stream_ && !failed_) stream_->watch(reading_ && !ended_, !queue_.empty() || told_no_room_);
 }
 
 void Wire::later() {
@@ -73,11 +80,7 @@ void Wire::send(std::span<const ConstSpan> parts) {
     }
     return;
   }
-  if (!started_) {
-    started_ = true;
-    const MutSpan out = queue_.room(codec_->max_overhead());
-    queue_.commit(codec_->seal_start(out));
-  }
+  start_codec();
   const std::size_t max = codec_->max_payload();
   std::array<ConstSpan, kMaxParts> chunk;
   std::size_t count = 0;
@@ -147,18 +150,21 @@ void Wire::after_write() {
     if (observer_ != nullptr) observer_->on_wire_sent_all();
     if (failed_ || !stream_) return;
   }
-  stream_->watch(reading_ && !ended_, !queue_.empty());
-  if (told_no_room_ && queue_.bytes() <= kLow) {
-    told_no_room_ = false;
-    if (observer_ != nullptr) observer_->on_wire_room();
-  }
+  watch();
 }
 
-void Wire::on_writable() { write_out(); }
+void Wire::on_writable() {
+  write_out();
+  if (failed_ || !told_no_room_ || queue_.bytes() > kLow) return;
+  told_no_room_ = false;
+  watch();
+  if (observer_ != nullptr) observer_->on_wire_room();
+}
 
 void Wire::send_end() {
   if (end_wanted_ || failed_) return;
-  if (codec_ && started_) {
+  if (codec_) {
+    start_codec();
     const MutSpan out = queue_.room(codec_->max_overhead());
     queue_.commit(codec_->seal_end(out));
   }
@@ -169,7 +175,7 @@ void Wire::send_end() {
 void Wire::set_reading(bool reading) {
   if (reading_ == reading) return;
   reading_ = reading;
-  if (stream_ && !failed_) stream_->watch(reading_ && !ended_, !queue_.empty());
+  watch();
   if (reading_ && unread_) loop_.defer(flush_later_);
 }
 
@@ -198,7 +204,7 @@ void Wire::on_readable() {
     case net::IoResult::Kind::error: return fail(broken("read", result.error));
     case net::IoResult::Kind::end:
       ended_ = true;
-      stream_->watch(false, !queue_.empty());
+      watch();
       if (!discard_ && (kept > 0 || (codec_ && !codec_->eof_is_clean()))) {
         return fail(Error{Errc::closed, "connection ended inside a message", {}});
       }
@@ -240,7 +246,7 @@ void Wire::take(MutSpan data) {
   if (observer_ != nullptr) observer_->on_batch_end();
   if (end && !failed_) {
     ended_ = true;
-    if (stream_) stream_->watch(false, !queue_.empty());
+    watch();
     if (observer_ != nullptr) observer_->on_wire_end();
   }
 }

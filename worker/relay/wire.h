@@ -25,7 +25,8 @@ class WireObserver {
   virtual void on_wire_end() = 0;
   /// The connection is dead; nothing else will be told.
   virtual void on_wire_failed(Error why) = 0;
-  /// The unsent bytes fell below the low watermark after has_room() said no.
+  /// The unsent bytes fell below the low watermark after has_room() said no. Told on a turn of its own, never inside a
+  /// send(), flush() or somebody's read: whoever reads now may use the loop's read buffer.
   virtual void on_wire_room() = 0;
   /// Everything handed over, the end mark included, is in the kernel. Told once after send_end().
   virtual void on_wire_sent_all() {}
@@ -53,8 +54,8 @@ class Wire final : private net::StreamObserver {
   net::Stream* stream() { return stream_.get(); }
   net::Loop& loop() { return loop_; }
 
-  /// Sends `parts`. Plain wires write at flush(), which has to come before the bytes become invalid; sealed ones seal
-  /// at once and write at the end of the wake-up.
+  /// Sends `parts`. Without a codec they are written at flush(), which has to come before the bytes become invalid; a
+  /// codec takes them at once, and what it made is written at the end of the wake-up.
   void send(std::span<const ConstSpan> parts);
   void send(ConstSpan piece) { send(std::span(&piece, 1)); }
   void flush();
@@ -78,12 +79,13 @@ class Wire final : private net::StreamObserver {
   /// Closes. Nothing is told afterwards.
   void close();
   bool ended() const { return ended_; }
-  bool sealed() const { return codec_ != nullptr; }
 
  private:
   void on_readable() override;
   void on_writable() override;
   void later();
+  void start_codec();
+  void watch();
   void take_unread();
   void take(MutSpan data);
   void fail(Error why);

@@ -68,27 +68,43 @@ class TestBridge : public TestLink<reverse::BridgeTunnel> {
   void on_open(StreamId stream, const Target& target, ConstSpan) override;
 };
 
+struct FixtureOptions {
+  MemoryFaults faults;  // of both ends of the tunnel's transport
+  TunnelLimits limits;
+  bool plain = false;             // no VMess
+  std::size_t drain_after = 256;  // user streams, as from a legacy bridge
+  bool hello = true;
+};
+
 struct Fixture {
-  explicit Fixture(MemoryFaults tunnel_faults = {}, TunnelLimits limits = {}) {
+  explicit Fixture(MemoryFaults tunnel_faults = {}, TunnelLimits limits = {})
+      : Fixture(FixtureOptions{tunnel_faults, limits}) {}
+  explicit Fixture(const FixtureOptions& o) {
     vmess::ClientOptions options;
     options.user.id.value[0] = 7;
     const auto handshake =
         vmess::ClientHandshake::make(options, Target{Network::tcp, std::string("t.reverse"), 0}, 1'600'000'000, random);
     reverse::PortalTunnelSettings portal_settings;
     portal_settings.domain = "t.reverse";
-    portal = std::make_unique<TestLink<reverse::PortalTunnel>>(
-        loop, blocks, std::make_unique<VmessServerCodec>(handshake->keys(), random), limits,
-        reverse::PortalTunnel(portal_settings, loop.now()));
+    portal_settings.drain_after = o.drain_after;
+    portal_settings.offer_hello = o.hello;
+    std::unique_ptr<Codec> server, client;
+    if (!o.plain) {
+      server = std::make_unique<VmessServerCodec>(handshake->keys(), random);
+      client = std::make_unique<VmessClientCodec>(*handshake, random);
+    }
+    portal = std::make_unique<TestLink<reverse::PortalTunnel>>(loop, blocks, std::move(server), o.limits,
+                                                               reverse::PortalTunnel(portal_settings, loop.now()));
     reverse::BridgeTunnelSettings bridge_settings;
     bridge_settings.domain = "t.reverse";
-    bridge = std::make_unique<TestBridge>(loop, blocks, std::make_unique<VmessClientCodec>(*handshake, random), limits,
+    bridge = std::make_unique<TestBridge>(loop, blocks, std::move(client), o.limits,
                                           reverse::BridgeTunnel(bridge_settings, loop.now()));
     bridge->fixture = this;
-    auto [a, b] = MemoryStream::pair(loop, tunnel_faults, tunnel_faults);
+    auto [a, b] = MemoryStream::pair(loop, o.faults, o.faults);
     bridge->attach(std::move(b), {});
     loop.settle();
     // What a worker has read already: the request header (and nothing of the body).
-    Bytes header(handshake->request().size());
+    Bytes header(o.plain ? 0 : handshake->request().size());
     std::size_t got = 0;
     while (got < header.size()) {
       const auto r = a->read(MutSpan(header).subspan(got));
@@ -144,13 +160,14 @@ Bytes random_bytes(std::size_t n, unsigned seed) {
 
 void append(Bytes& to, const Bytes& more) { to.insert(to.end(), more.begin(), more.end()); }
 
-TEST(Tunnel, CarriesManyStreamsBothWaysUnderFaults) {
-  MemoryFaults rough;
-  rough.capacity = 60'000;
-  rough.max_read = 7777;
-  rough.max_write = 9999;
-  rough.block_every = 5;
-  Fixture f(rough);
+void carry_many_streams(bool plain) {
+  FixtureOptions options;
+  options.faults.capacity = 60'000;
+  options.faults.max_read = 7777;
+  options.faults.max_write = 9999;
+  options.faults.block_every = 5;
+  options.plain = plain;
+  Fixture f(options);
   struct Pair {
     std::unique_ptr<MemoryStream> visitor;
     Bytes up, down, got_up, got_down;
@@ -184,6 +201,10 @@ TEST(Tunnel, CarriesManyStreamsBothWaysUnderFaults) {
     EXPECT_EQ(pair.got_down, pair.down) << id;
   }
 }
+
+TEST(Tunnel, CarriesManyStreamsBothWaysUnderFaults) { carry_many_streams(false); }
+
+TEST(Tunnel, CarriesManyStreamsWithoutAnyProtocolBelow) { carry_many_streams(true); }
 
 TEST(Tunnel, AgreesWithOurOwnPeerInOneRoundTrip) {
   Fixture f;
