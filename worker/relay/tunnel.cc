@@ -100,11 +100,12 @@ void Tunnel::pump() {
   const Bytes output = take_output();
   if (!output.empty()) wire_.send(output);
   const auto due = next_deadline();
-  if (due == TimePoint::max()) {
-    timer_.disarm();
-  } else if (!timer_.armed() || timer_.due() != due) {
-    loop_.arm(timer_, std::max(due - loop_.now(), Duration(0)));
-  }
+  if (due == TimePoint::max()) return timer_.disarm();
+  // Deadlines move away with every batch: the timer is left alone, and looks again when it fires. `due` may be
+  // TimePoint::min(): never subtract from it.
+  const TimePoint now = loop_.now();
+  const TimePoint at = std::max(due, now);
+  if (!timer_.armed() || timer_.due() > at) loop_.arm(timer_, at - now);
 }
 
 void Tunnel::timer_fired() {

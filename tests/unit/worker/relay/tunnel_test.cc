@@ -301,5 +301,23 @@ TEST(Tunnel, StaysUpWithoutTrafficForHours) {
   EXPECT_EQ(as_text(f.origins[id.value]->take()), "x");
 }
 
+TEST(Tunnel, DrainsAndKeepsItsTimer) {
+  FixtureOptions options;
+  options.drain_after = 2;
+  options.hello = false;
+  Fixture f(options);
+  for (int i = 0; i < 2; ++i) {
+    const auto [id, visitor] = f.visit();
+    f.origins[id.value]->put("an answer makes the portal look at its deadline, which is now");
+    f.loop.settle();
+  }
+  f.loop.advance(12s);  // the probe without an answer ends after 10 s, and the control stream is there
+  EXPECT_EQ(f.portal->plan_.state(), reverse::PortalTunnel::State::draining);
+  EXPECT_EQ(f.bridge->plan_.state(), reverse::BridgeTunnel::State::draining) << "the beat did not go out";
+  f.loop.advance(60s);  // the relays' idle time is longer: two streams are open
+  EXPECT_FALSE(f.portal->dead());
+  EXPECT_FALSE(f.bridge->dead());
+}
+
 }  // namespace
 }  // namespace ebb::relay
