@@ -48,6 +48,8 @@ class Loop {
   /// Monotonic time of this wake-up.
   TimePoint now() const { return now_; }
   void arm(Timer& timer, Duration after) { timers_.arm(timer, now_, after); }
+  /// The same for a point in time, which may lie in the past, as far back as TimePoint::min(): due at once.
+  void arm_at(Timer& timer, TimePoint due) { arm(timer, due <= now_ ? Duration(0) : due - now_); }
   /// Runs `work` at the end of this wake-up; scheduling it twice is once.
   void defer(Deferred& work);
   /// kFrontRoom + kReadBytes, shared by everything on the loop: valid within one callback only.

@@ -153,7 +153,7 @@ void Bridge::review() {
   const TimePoint now = home_.around.loop.now();
   for (std::size_t due = plan_.dials_due(load(), now); due > 0; --due) dial();
   if (const auto next = plan_.next_deadline(now)) {
-    home_.around.loop.arm(timer_, std::max(*next - now, Duration(0)));
+    home_.around.loop.arm_at(timer_, *next);
   }
 }
 

@@ -314,7 +314,7 @@ void Broker::drop_link(WorkerLink& link) {
 void Broker::arm_intake() {
   const auto due = intake_->next_deadline();
   if (!due) return intake_timer_.disarm();
-  loop_.arm(intake_timer_, std::max(*due - loop_.now(), Duration(0)));
+  loop_.arm_at(intake_timer_, *due);
 }
 
 void Broker::pool_changed(std::size_t index) {

@@ -116,7 +116,7 @@ void Handoff::settle() {
     link->writing = writing;
   }
   if (due) {
-    loop_.arm(deadline_, std::max(*due - loop_.now(), Duration(0)));
+    loop_.arm_at(deadline_, *due);
   } else {
     deadline_.disarm();
   }
