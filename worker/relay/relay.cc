@@ -67,7 +67,8 @@ void Relay::on_end(Side& from, bool both) {
 void Relay::on_failed(Side& from, const Error& why) {
   if (finished_) return;
   if (log_enabled(log::Level::debug)) log_event(log::Level::debug, "relay", "connection failed", kv("reason", why));
-  if (!winding_) other(from).abort();
+  if (winding_) return on_wound_down(from);  // the other one may still have bytes to deliver
+  other(from).abort();
   finish();
 }
 
@@ -96,21 +97,27 @@ Duration Relay::period() const {
 }
 
 void Relay::arm() {
-  if (!finished_) home_.loop().arm(timer_, period());
+  if (!finished_) look_again(period());
+}
+
+void Relay::look_again(Duration after) {
+  delivered_seen_ = client_->delivered() + origin_->delivered();
+  queued_seen_ = queued() > 0;
+  home_.loop().arm(timer_, after);
 }
 
 void Relay::idle_over() {
   if (finished_) return;
-  const Duration quiet = home_.loop().now() - last_;
-  // The timer is left alone while bytes flow; it looks at the clock only when it fires.
-  if (quiet < period()) return home_.loop().arm(timer_, period() - quiet);
+  constexpr Duration kShortest = std::chrono::seconds(1);  // between two looks at a queue
+  const TimePoint now = home_.loop().now();
+  const bool queued_now = queued() > 0;
   // A consumer that still takes what is queued is not idle, however long its queue is.
-  const auto queued = client_->queued() + origin_->queued();
-  const auto delivered = client_->delivered() + origin_->delivered();
-  if (queued > 0 && delivered != delivered_at_fire_) {
-    delivered_at_fire_ = delivered;
-    return arm();
-  }
+  const bool took = client_->delivered() + origin_->delivered() != delivered_seen_;
+  if (took && (queued_now || queued_seen_)) last_ = now;
+  const Duration limit = queued_now ? times_.idle : period();
+  const Duration quiet = now - last_;
+  // The timer is left alone while bytes flow; it looks at the clock only when it fires.
+  if (quiet < limit) return look_again(std::min(limit - quiet, std::max(period(), kShortest)));
   client_->close();
   origin_->close();
   finish();

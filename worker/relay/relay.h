@@ -54,7 +54,8 @@ class Side {
   Relay* relay_ = nullptr;
 };
 
-/// Policy timers (spec/vmess.md 11, spec/config.md 13): no bytes during a whole period end the relay.
+/// Policy timers (spec/vmess.md 11, spec/config.md 13): no bytes during a whole period end the relay. While bytes wait
+/// to be delivered the period is `idle`, whatever has ended: the short ones are for silence.
 struct RelayTimes {
   Duration idle = std::chrono::seconds(300);
   Duration client_ended = std::chrono::seconds(1);  // policy downlinkOnly; a portal's halfCloseHold
@@ -93,6 +94,8 @@ class Relay {
   friend class Relays;
   void finish();
   void arm();
+  void look_again(Duration after);
+  std::size_t queued() const { return client_->queued() + origin_->queued(); }
   void idle_over();
   Duration period() const;
 
@@ -102,7 +105,8 @@ class Relay {
   RelayTimes times_;
   net::Timer timer_;
   TimePoint last_;
-  std::uint64_t delivered_at_fire_ = 0;
+  std::uint64_t delivered_seen_ = 0;  // when the timer was set
+  bool queued_seen_ = false;
   std::uint64_t bytes_up_ = 0;
   std::uint64_t bytes_down_ = 0;
   bool client_ended_ = false;

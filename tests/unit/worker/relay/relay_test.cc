@@ -152,5 +152,63 @@ TEST(Relay, DeliversWhatIsQueuedBeforeTheEnd) {
   EXPECT_FALSE(f.visitor->was_reset());
 }
 
+TEST(Relay, WaitsForAConsumerThatPausesBeforeTheEnd) {
+  MemoryFaults slow;
+  slow.capacity = 1000;
+  Fixture f(slow, {});
+  const Bytes down = random_bytes(500'000, 5);
+  f.origin->put(down);
+  f.origin->shutdown_write();
+  Bytes got;
+  while (got.size() < down.size()) {
+    f.loop.advance(got.size() < 3000 ? 20s : 1ms);  // the policy's second is for silence, not for undelivered bytes
+    const Bytes more = f.visitor->take();
+    ASSERT_FALSE(more.empty()) << "cut at " << got.size();
+    got.insert(got.end(), more.begin(), more.end());
+  }
+  f.loop.advance(1100ms);
+  EXPECT_EQ(got, down);
+  EXPECT_TRUE(f.visitor->ended());
+  f.visitor->shutdown_write();
+  f.loop.advance(3s);
+  EXPECT_EQ(f.relays.size(), 0u);
+}
+
+TEST(Relay, EndsAConsumerThatTakesNothingAfterTheIdleTime) {
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  Fixture f(standing, {});
+  f.origin->put(random_bytes(500'000, 6));
+  f.origin->shutdown_write();
+  f.loop.advance(290s);
+  EXPECT_EQ(f.relays.size(), 1u);
+  f.loop.advance(15s);
+  EXPECT_EQ(f.relays.size(), 0u);
+}
+
+TEST(Relay, DeliversToOneSideThoughTheOtherBreaksWhileWindingDown) {
+  MemoryFaults slow;
+  slow.capacity = 1000;
+  Fixture f(slow, slow);
+  const Bytes up = random_bytes(400'000, 7);
+  const Bytes down = random_bytes(500'000, 8);
+  f.visitor->put(up);
+  f.visitor->shutdown_write();
+  f.origin->put(down);
+  f.origin->shutdown_write();
+  f.loop.settle();
+  f.origin->reset();
+  Bytes got;
+  for (int i = 0; i < 600; ++i) {
+    f.loop.advance(1ms);
+    const Bytes more = f.visitor->take();
+    got.insert(got.end(), more.begin(), more.end());
+  }
+  EXPECT_EQ(got, down);
+  EXPECT_TRUE(f.visitor->ended());
+  EXPECT_FALSE(f.visitor->was_reset());
+  EXPECT_EQ(f.relays.size(), 0u);
+}
+
 }  // namespace
 }  // namespace ebb::relay
