@@ -2,15 +2,18 @@
 
 #include <algorithm>
 #include <array>
-#include <iterator>
+#include <string>
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/net/linger.h"
 
 namespace ebb::relay {
 namespace {
 
-constexpr auto kLagCheck = std::chrono::milliseconds(250);
+constexpr auto kBehindCheck = std::chrono::milliseconds(100);
+constexpr auto kLeave = std::chrono::seconds(10);           // without progress: then the last bytes are given up
+constexpr std::size_t kSpareUnsent = std::size_t{8} << 20;  // Opens and Ends beside what streams may queue
 constexpr std::size_t kChunkBytes = 16 * 1024;  // plaintext of one sealed chunk: frames are cut to fill it exactly
 
 }  // namespace
@@ -24,9 +27,17 @@ MuxSide::~MuxSide() { close(); }
 
 void MuxSide::send(ConstSpan piece) {
   if (tunnel_ == nullptr) return;
-  sent_ += piece.size();
   tunnel_->send_data(*this, piece);
+  if (tunnel_ != nullptr) sent_until_ = tunnel_->wire_.accepted();
 }
+
+/// What has to leave before our last bytes have left: the queue is one for all streams.
+std::size_t MuxSide::queued() const {
+  if (tunnel_ == nullptr || sent_until_ <= tunnel_->wire_.written()) return 0;
+  return static_cast<std::size_t>(sent_until_ - tunnel_->wire_.written());
+}
+
+std::uint64_t MuxSide::delivered() const { return tunnel_ != nullptr ? tunnel_->wire_.written() : sent_until_; }
 
 void MuxSide::send_end() {
   if (hold_half_close_ || tunnel_ == nullptr) return;
@@ -60,12 +71,8 @@ bool MuxSide::has_room() {
   return false;
 }
 
-void MuxSide::pause() {
-  if (tunnel_ != nullptr) tunnel_->add_lagging(*this);
-}
-
 void MuxSide::resume() {
-  if (tunnel_ != nullptr) tunnel_->remove_lagging(*this);
+  if (tunnel_ != nullptr && tunnel_->over_limit_) tunnel_->loop_.defer(tunnel_->check_later_);
 }
 
 // --- Tunnel ----------------------------------------------------------------------------------------------------------
@@ -75,7 +82,8 @@ Tunnel::Tunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec,
       wire_(loop, blocks, codec ? std::move(codec) : std::make_unique<PlainCodec>()),
       limits_(limits),
       timer_([](void* self) { static_cast<Tunnel*>(self)->timer_fired(); }, this),
-      lag_timer_([](void* self) { static_cast<Tunnel*>(self)->check_lagging(); }, this),
+      behind_timer_([](void* self) { static_cast<Tunnel*>(self)->check_behind(); }, this),
+      check_later_([](void* self) { static_cast<Tunnel*>(self)->check_behind(); }, this),
       over_later_(
           [](void* self) {
             auto* tunnel = static_cast<Tunnel*>(self);
@@ -85,10 +93,7 @@ Tunnel::Tunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec,
   wire_.observe(this);
 }
 
-Tunnel::~Tunnel() {
-  // Streams must be gone: die() or an empty tunnel. A side that outlives its tunnel would write into it.
-  for (auto* side : {&dirty_, &waiting_, &lagging_}) side->clear();
-}
+Tunnel::~Tunnel() = default;
 
 void Tunnel::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
   wire_.attach(std::move(stream), std::move(unread));
@@ -98,7 +103,8 @@ void Tunnel::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
 void Tunnel::pump() {
   if (dead_) return;
   const Bytes output = take_output();
-  if (!output.empty()) wire_.send(output);
+  if (!output.empty()) send_own(output);
+  if (dead_) return;
   const auto due = next_deadline();
   if (due == TimePoint::max()) return timer_.disarm();
   // Deadlines move away with every batch: the timer is left alone, and looks again when it fires. `due` may be
@@ -109,10 +115,23 @@ void Tunnel::pump() {
 }
 
 void Tunnel::timer_fired() {
+  if (leaving_) {
+    if (left_at_ == wire_.written()) return gone();
+    left_at_ = wire_.written();
+    return loop_.arm(timer_, kLeave);
+  }
   if (dead_) return;
   tick();
-  if (finished()) return die(Error{Errc::closed, "tunnel is over", {}});
-  pump();
+  if (!end_if_finished()) pump();
+}
+
+bool Tunnel::end_if_finished() {
+  if (!finished()) return false;
+  const reverse::TunnelEnd kind = end();
+  const Error why{Errc::closed, "tunnel is over: " + std::string(reverse::name_of(kind)), {}};
+  const bool orderly = kind != reverse::TunnelEnd::unresponsive && kind != reverse::TunnelEnd::fatal_frame;
+  orderly ? leave(why) : die(why);
+  return true;
 }
 
 std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream, bool hold_half_close) {
@@ -122,7 +141,16 @@ std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream, bool hold_half_close
 }
 
 void Tunnel::send_frames(ConstSpan frames) {
-  if (!dead_) wire_.send(frames);
+  if (!dead_) send_own(frames);
+}
+
+/// Frames that no has_room() holds back: Opens, Ends, answers. A peer that provokes them without reading would have us
+/// queue them for ever.
+void Tunnel::send_own(ConstSpan frames) {
+  wire_.send(frames);
+  if (wire_.queued() > limits_.tunnel_buffer + kSpareUnsent) {
+    die(Error{Errc::overload, "the other end takes nothing of what it makes us send", {}});
+  }
 }
 
 void Tunnel::send_data(MuxSide& side, ConstSpan piece) {
@@ -149,6 +177,7 @@ void Tunnel::send_data(MuxSide& side, ConstSpan piece) {
 
 void Tunnel::on_plain(MutSpan bytes) {
   if (dead_) return;
+  unchecked_ += bytes.size();
   const auto fed = feed(bytes);
   if (!fed) die(explain(fed.error()).in("mux frame"));
 }
@@ -158,20 +187,23 @@ void Tunnel::on_batch_end() {
   for (std::size_t i = 0; i < dirty_.size(); ++i) {
     MuxSide* side = std::exchange(dirty_[i], nullptr);
     if (side == nullptr) continue;
-    side->dirty_ = false;
+    side->dirty_at_ = MuxSide::kNowhere;
     side->relay_->on_batch_end(*side);
+    if (side->tunnel_ != nullptr && side->consumer().queued() > 0) add_behind(*side);
   }
   dirty_.clear();
-  if (dead_) return;
-  if (finished()) return die(Error{Errc::closed, "tunnel is over", {}});
+  // The clock alone would look too late: a quarter of a second can bring hundreds of MiB.
+  const std::size_t step = std::min(limits_.stream_buffer, limits_.tunnel_buffer) / 8;
+  if (unchecked_ >= step && !behind_.empty()) check_behind();
+  if (dead_ || end_if_finished()) return;
   pump();
 }
 
 void Tunnel::on_data(StreamId, void* user, ConstSpan piece) {
   auto* side = static_cast<MuxSide*>(user);
   if (side == nullptr) return;
-  if (!side->dirty_) {
-    side->dirty_ = true;
+  if (side->dirty_at_ == MuxSide::kNowhere) {
+    side->dirty_at_ = dirty_.size();
     dirty_.push_back(side);
   }
   side->relay_->on_data(*side, piece);
@@ -189,89 +221,102 @@ void Tunnel::on_end(StreamId, void* user, bool error) {
   }
 }
 
-void Tunnel::on_wire_end() { die(Error{Errc::closed, "the other end closed the tunnel", {}}); }
+void Tunnel::on_wire_end() { leaving_ ? gone() : die(Error{Errc::closed, "the other end closed the tunnel", {}}); }
 
-void Tunnel::on_wire_failed(Error why) { die(std::move(why).in("tunnel")); }
+void Tunnel::on_wire_failed(Error why) { leaving_ ? gone() : die(std::move(why).in("tunnel")); }
 
 void Tunnel::on_wire_room() {
-  // One after the other, in the order they were stopped: each reads once, until there is no room again.
-  std::vector<MuxSide*> turn = std::exchange(waiting_, {});
-  for (std::size_t i = 0; i < turn.size(); ++i) {
-    if (!turn[i]->waiting_) continue;  // ended in the meantime; sides are destroyed by deferred work, never under us
-    if (!dead_ && !wire_.has_room()) {
-      std::vector<MuxSide*> rest;
-      std::copy_if(turn.begin() + static_cast<std::ptrdiff_t>(i), turn.end(), std::back_inserter(rest),
-                   [](const MuxSide* side) { return side->waiting_; });
-      waiting_.insert(waiting_.begin(), rest.begin(), rest.end());
-      return;
-    }
-    turn[i]->waiting_ = false;
-    turn[i]->relay_->on_room(*turn[i]);
+  // One after the other, in the order they were stopped: each reads once. Who fills the queue again waits again, behind
+  // the others.
+  while (first_waiting_ != nullptr && wire_.has_room()) {
+    MuxSide& side = *first_waiting_;
+    stop_waiting(side);
+    side.relay_->on_room(side);
   }
 }
 
 void Tunnel::wait_for_room(MuxSide& side) {
-  if (side.waiting_) return;
-  side.waiting_ = true;
-  waiting_.push_back(&side);
+  if (std::exchange(side.waiting_, true)) return;
+  side.prev_waiting_ = last_waiting_;
+  side.next_waiting_ = nullptr;
+  (last_waiting_ != nullptr ? last_waiting_->next_waiting_ : first_waiting_) = &side;
+  last_waiting_ = &side;
+}
+
+void Tunnel::stop_waiting(MuxSide& side) {
+  if (!std::exchange(side.waiting_, false)) return;
+  (side.prev_waiting_ != nullptr ? side.prev_waiting_->next_waiting_ : first_waiting_) = side.next_waiting_;
+  (side.next_waiting_ != nullptr ? side.next_waiting_->prev_waiting_ : last_waiting_) = side.prev_waiting_;
 }
 
 void Tunnel::unlist(MuxSide& side) {
-  const auto drop = [&side](std::vector<MuxSide*>& list) { std::erase(list, &side); };
-  if (std::exchange(side.waiting_, false)) drop(waiting_);
-  if (std::exchange(side.dirty_, false))
-    std::replace(dirty_.begin(), dirty_.end(), &side, static_cast<MuxSide*>(nullptr));
-  if (std::exchange(side.lagging_, false)) {
-    drop(lagging_);
-    check_lagging();
-  }
+  stop_waiting(side);
+  if (side.dirty_at_ != MuxSide::kNowhere) dirty_[std::exchange(side.dirty_at_, MuxSide::kNowhere)] = nullptr;
+  remove_behind(side);
+  if (over_limit_ && !dead_) loop_.defer(check_later_);
 }
 
-void Tunnel::add_lagging(MuxSide& side) {
-  if (side.lagging_) return;
-  side.lagging_ = true;
+void Tunnel::add_behind(MuxSide& side) {
+  if (side.behind_at_ != MuxSide::kNowhere) return;
+  side.behind_at_ = behind_.size();
   side.seen_delivered_ = side.consumer().delivered();
   side.progress_at_ = loop_.now();
-  lagging_.push_back(&side);
-  check_lagging();
+  behind_.push_back(&side);
+  if (!behind_timer_.armed()) loop_.arm(behind_timer_, kBehindCheck);
 }
 
-void Tunnel::remove_lagging(MuxSide& side) {
-  if (!std::exchange(side.lagging_, false)) return;
-  std::erase(lagging_, &side);
-  check_lagging();
+void Tunnel::remove_behind(MuxSide& side) {
+  if (side.behind_at_ == MuxSide::kNowhere) return;
+  MuxSide* last = behind_.back();
+  last->behind_at_ = side.behind_at_;
+  behind_[side.behind_at_] = last;
+  behind_.pop_back();
+  side.behind_at_ = MuxSide::kNowhere;
 }
 
-void Tunnel::check_lagging() {
+void Tunnel::check_behind() {
   // spec/mux-cool.md 7: a dead consumer is reset alone, a slow one pushes back on its tunnel and is never reset.
   if (dead_) return;
-  std::size_t total = 0;
-  MuxSide* longest = nullptr;
-  bool over = false;
-  for (MuxSide* side : lagging_) {
-    const std::size_t queued = side->consumer().queued();
-    const std::uint64_t delivered = side->consumer().delivered();
-    if (delivered != side->seen_delivered_) {
-      side->seen_delivered_ = delivered;
-      side->progress_at_ = loop_.now();
+  unchecked_ = 0;
+  const TimePoint now = loop_.now();
+  struct Longest {
+    MuxSide* side = nullptr;
+    std::size_t queued = 0;
+    void look_at(MuxSide& other, std::size_t bytes) {
+      if (side == nullptr || bytes > queued) *this = {&other, bytes};
     }
+  };
+  const auto stands = [&](const MuxSide& side) { return now - side.progress_at_ >= limits_.stall; };
+  Longest longest;   // answers for the tunnel's limit
+  Longest standing;  // of those beyond their own limit, and without progress
+  std::size_t total = 0;
+  bool over = false;
+  for (std::size_t i = 0; i < behind_.size();) {
+    MuxSide& side = *behind_[i];
+    const std::size_t queued = side.consumer().queued();
+    if (queued == 0) {
+      remove_behind(side);  // another one has taken its place
+      continue;
+    }
+    ++i;
+    const std::uint64_t delivered = side.consumer().delivered();
+    if (std::exchange(side.seen_delivered_, delivered) != delivered) side.progress_at_ = now;
     total += queued;
-    over = over || queued > limits_.stream_buffer;
-    if (longest == nullptr || queued > longest->consumer().queued()) longest = side;
+    longest.look_at(side, queued);
+    if (queued <= limits_.stream_buffer) continue;
+    over = true;
+    if (stands(side)) standing.look_at(side, queued);
   }
-  over = over || total > limits_.tunnel_buffer;
+  if (total > limits_.tunnel_buffer) {
+    over = true;
+    if (standing.side == nullptr && stands(*longest.side)) standing = longest;
+  }
+  if (!behind_.empty() && !behind_timer_.armed()) loop_.arm(behind_timer_, kBehindCheck);
   set_over_limit(over);
-  if (over && longest != nullptr && loop_.now() - longest->progress_at_ >= limits_.stall) {
-    log_event(log::Level::warning, "tunnel", "stalled stream was reset", kv("stream", longest->stream_.value),
-              kv("queued_bytes", longest->consumer().queued()));
-    longest->relay_->abort(Error{Errc::timeout, "the consumer took nothing for too long", {}});
-    return;  // abort() unlisted it, which came back here
-  }
-  if (lagging_.empty()) {
-    lag_timer_.disarm();
-  } else if (!lag_timer_.armed()) {
-    loop_.arm(lag_timer_, kLagCheck);
-  }
+  if (standing.side == nullptr || dead_) return;
+  log_event(log::Level::warning, "tunnel", "stalled stream was reset", kv("stream", standing.side->stream_.value),
+            kv("queued_bytes", standing.queued));
+  standing.side->relay_->abort(Error{Errc::timeout, "the consumer took nothing for too long", {}});
 }
 
 void Tunnel::set_over_limit(bool over) {
@@ -285,9 +330,33 @@ void Tunnel::set_over_limit(bool over) {
 void Tunnel::die(const Error& why) {
   if (std::exchange(dead_, true)) return;
   why_over_ = why;
-  timer_.disarm();
-  lag_timer_.disarm();
   abort_streams();
+  gone();
+}
+
+/// Carries nothing more, but what was said is delivered: Ends, and the last bytes of streams that are over.
+void Tunnel::leave(const Error& why) {
+  if (dead_) return;
+  if (const Bytes last = take_output(); !last.empty()) wire_.send(last);
+  dead_ = leaving_ = true;
+  why_over_ = why;
+  behind_timer_.disarm();
+  abort_streams();
+  wire_.discard_input();
+  wire_.send_end();
+  left_at_ = wire_.written();
+  loop_.arm(timer_, kLeave);
+}
+
+void Tunnel::on_wire_sent_all() {
+  if (auto stream = wire_.detach()) net::linger_close(std::move(stream));
+  gone();
+}
+
+void Tunnel::gone() {
+  leaving_ = false;
+  timer_.disarm();
+  behind_timer_.disarm();
   wire_.close();
   loop_.defer(over_later_);
 }

@@ -29,9 +29,9 @@ class MuxSide final : public Side {
   void abort() override;
   void wind_down() override;
   bool has_room() override;
-  std::size_t queued() const override { return 0; }
-  std::uint64_t delivered() const override { return sent_; }
-  void pause() override;
+  std::size_t queued() const override;
+  std::uint64_t delivered() const override;
+  void pause() override {}  // the tunnel goes on for the others, and counts what is queued
   void resume() override;
   void close() override;
   StreamId stream() const { return stream_; }
@@ -41,17 +41,21 @@ class MuxSide final : public Side {
   void end(bool error);
   Side& consumer() { return relay_->other(*this); }
 
+  static constexpr std::size_t kNowhere = static_cast<std::size_t>(-1);
   Tunnel* tunnel_;  // null once the stream is over
   StreamId stream_;
-  std::uint64_t sent_ = 0;
   bool hold_half_close_;
-  bool dirty_ = false;    // got data in this batch
   bool waiting_ = false;  // in the tunnel's queue for room
-  bool lagging_ = false;  // its consumer is slower than the tunnel
+  MuxSide* prev_waiting_ = nullptr;
+  MuxSide* next_waiting_ = nullptr;
+  std::size_t dirty_at_ = kNowhere;   // place in the list of those who got data in this batch
+  std::size_t behind_at_ = kNowhere;  // place in the list of those whose consumer holds bytes
+  std::uint64_t sent_until_ = 0;      // the wire's accepted() behind our last bytes
   std::uint64_t seen_delivered_ = 0;
   TimePoint progress_at_{};
 };
 
+/// Kept to within an eighth and one read.
 struct TunnelLimits {
   std::size_t stream_buffer = 8u << 20;   // bytes queued towards one consumer
   std::size_t tunnel_buffer = 32u << 20;  // and towards all consumers of a tunnel
@@ -70,7 +74,7 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   std::uint64_t bytes_out() const { return wire_.written(); }
   std::size_t unsent() const { return wire_.queued(); }
   /// A consumer lags so far that the tunnel is not read: no new streams for now.
-  bool congested() const { return !lagging_.empty() && over_limit_; }
+  bool congested() const { return over_limit_; }
 
  protected:
   friend class MuxSide;
@@ -82,7 +86,9 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   std::unique_ptr<MuxSide> make_side(StreamId stream, bool hold_half_close);
   void send_frames(ConstSpan frames);
   /// Ends every stream with an error and closes the transport. The owner's on_tunnel_over() follows by deferred work.
+  /// A destructor calls it first thing, while the hooks below still work.
   void die(const Error& why);
+  /// Carries nothing more; its last bytes may still be on their way.
   bool dead() const { return dead_; }
 
   // What the kind of tunnel decides.
@@ -95,8 +101,10 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   virtual void abort_streams() = 0;
   virtual std::size_t max_data() const = 0;
   virtual void on_reading_changed(bool reading) = 0;
-  /// Looked at after every feed and tick: say why the tunnel has to end, if it has to.
+  /// Looked at after every feed and tick: whether the tunnel has to end.
   virtual bool finished() const = 0;
+  /// Then: why. An orderly end lets the last bytes arrive.
+  virtual reverse::TunnelEnd end() const { return reverse::TunnelEnd::idle; }
   virtual void on_tunnel_over(const Error& why) = 0;
 
   // mux::SessionEvents
@@ -113,26 +121,37 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   void on_wire_end() override;
   void on_wire_failed(Error why) override;
   void on_wire_room() override;
+  void on_wire_sent_all() override;
 
   void send_data(MuxSide& side, ConstSpan piece);
+  void send_own(ConstSpan frames);
   void wait_for_room(MuxSide& side);
-  void add_lagging(MuxSide& side);
-  void remove_lagging(MuxSide& side);
+  void stop_waiting(MuxSide& side);
+  void add_behind(MuxSide& side);
+  void remove_behind(MuxSide& side);
   void unlist(MuxSide& side);
-  void check_lagging();
+  void check_behind();
   void set_over_limit(bool over);
   void timer_fired();
+  bool end_if_finished();
+  void leave(const Error& why);
+  void gone();
 
   TunnelLimits limits_;
   net::Timer timer_;
-  net::Timer lag_timer_;
+  net::Timer behind_timer_;
+  net::Deferred check_later_;
   net::Deferred over_later_;
   std::vector<MuxSide*> dirty_;
-  std::vector<MuxSide*> waiting_;  // sides whose other side was told to stop, in order
-  std::vector<MuxSide*> lagging_;
+  std::vector<MuxSide*> behind_;
+  MuxSide* first_waiting_ = nullptr;  // sides whose other side was told to stop, in order
+  MuxSide* last_waiting_ = nullptr;
+  std::size_t unchecked_ = 0;  // bytes that came since check_behind()
   Error why_over_{};
+  std::uint64_t left_at_ = 0;  // leaving: the wire's written() when the timer was set
   bool over_limit_ = false;
   bool dead_ = false;
+  bool leaving_ = false;  // dead, and the last bytes are on their way
 };
 
 }  // namespace ebb::relay

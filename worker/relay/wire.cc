@@ -266,6 +266,16 @@ void Wire::reset() {
   if (stream_) stream_->reset();
 }
 
+std::unique_ptr<net::Stream> Wire::detach() {
+  auto stream = std::move(stream_);
+  close();
+  if (stream) {
+    stream->observe(nullptr);
+    stream->watch(false, false);
+  }
+  return stream;
+}
+
 void Wire::close() {
   observer_ = nullptr;
   failed_ = true;

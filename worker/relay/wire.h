@@ -65,6 +65,8 @@ class Wire final : private net::StreamObserver {
   std::size_t queued() const { return queue_.bytes(); }
   /// Bytes the kernel has taken, ever: a consumer that makes progress moves it.
   std::uint64_t written() const { return written_; }
+  /// What written() will be when all that is queued now has gone.
+  std::uint64_t accepted() const { return written_ + queue_.bytes(); }
   std::uint64_t received() const { return received_; }
 
   void set_reading(bool reading);
@@ -78,6 +80,8 @@ class Wire final : private net::StreamObserver {
   void reset();
   /// Closes. Nothing is told afterwards.
   void close();
+  /// The same, but the stream lives on elsewhere (net::linger_close).
+  std::unique_ptr<net::Stream> detach();
   bool ended() const { return ended_; }
 
  private:

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <functional>
 #include <map>
 #include <random>
 
@@ -29,13 +30,13 @@ class TestLink : public Tunnel {
  public:
   TestLink(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits, Plan plan)
       : Tunnel(loop, blocks, std::move(codec), limits), plan_(std::move(plan)) {}
-  ~TestLink() override {
-    if (!dead()) plan_.abort_streams(*this);
-  }
+  ~TestLink() override { this->die(Error{Errc::closed, "the test is over", {}}); }
   using Tunnel::attach;
   using Tunnel::dead;
   using Tunnel::make_side;
+  using Tunnel::pump;
   using Tunnel::send_frames;
+  net::Stream* transport() { return wire_.stream(); }
   Plan plan_;
   bool over = false;
 
@@ -56,6 +57,7 @@ class TestLink : public Tunnel {
   std::size_t max_data() const override { return plan_.send_limits().max_data; }
   void on_reading_changed(bool reading) override { plan_.set_reading(reading, loop_.now()); }
   bool finished() const override { return plan_.state() == Plan::State::dead; }
+  reverse::TunnelEnd end() const override { return plan_.end(); }
   void on_tunnel_over(const Error&) override { over = true; }
   void on_open(StreamId, const Target&, ConstSpan) override {}
 };
@@ -136,6 +138,7 @@ struct Fixture {
   crypto::SeededRandom random{1};
   BlockPool blocks;
   Relays relays{loop};
+  std::function<std::unique_ptr<Side>()> open_origin;  // instead of a socket
   std::map<std::uint16_t, std::unique_ptr<MemoryStream>> origins;
   std::unique_ptr<TestLink<reverse::PortalTunnel>> portal;
   std::unique_ptr<TestBridge> bridge;
@@ -143,6 +146,10 @@ struct Fixture {
 
 void TestBridge::on_open(StreamId stream, const Target& target, ConstSpan) {
   EXPECT_EQ(target, kTarget);
+  if (fixture->open_origin) {
+    fixture->relays.start(make_side(stream, false), fixture->open_origin(), {});
+    return;
+  }
   auto [origin, end] = MemoryStream::pair(loop_);
   fixture->origins[stream.value] = std::move(origin);
   auto side = std::make_unique<SocketSide>(loop_, fixture->blocks, nullptr);
@@ -150,6 +157,29 @@ void TestBridge::on_open(StreamId stream, const Target& target, ConstSpan) {
   fixture->relays.start(make_side(stream, false), std::move(side), {});
   socket.attach(std::move(end));
 }
+
+using TestPortal = TestLink<reverse::PortalTunnel>;
+
+/// A portal's tunnel without a protocol below, whose other end is the test's.
+struct RawPortal {
+  RawPortal(net::Loop& loop, BlockPool& blocks, MemoryFaults faults, TunnelLimits limits = {}) {
+    reverse::PortalTunnelSettings settings;
+    settings.domain = "raw.reverse";
+    settings.forced = reverse::Dialect::v2ray;
+    link = std::make_unique<TestPortal>(loop, blocks, nullptr, limits, reverse::PortalTunnel(settings, loop.now()));
+    auto [ours, theirs] = MemoryStream::pair(loop, faults);
+    far = std::move(theirs);
+    link->attach(std::move(ours), {});
+  }
+  std::pair<StreamId, std::unique_ptr<Side>> open() {
+    std::array<std::uint8_t, mux::kMaxHead> head;
+    const auto opened = link->plan_.open(kTarget, nullptr, head);
+    link->send_frames(ConstSpan(head).first(opened->head_bytes));
+    return {opened->stream, link->make_side(opened->stream, true)};
+  }
+  std::unique_ptr<TestPortal> link;
+  std::unique_ptr<MemoryStream> far;
+};
 
 Bytes random_bytes(std::size_t n, unsigned seed) {
   std::mt19937 generator(seed);
@@ -271,7 +301,7 @@ TEST(Tunnel, ResetsADeadConsumerAloneAndNeverASlowOne) {
   f.origins[fast_id.value]->put("hello");
   for (int i = 0; i < 100'000 && got_slow.size() < (3u << 20); ++i) {
     append(got_slow, slow->take());
-    f.loop.settle();
+    f.loop.advance(1ms);
   }
   EXPECT_EQ(got_slow, random_bytes(3 << 20, 2));
   f.loop.settle();
@@ -317,6 +347,151 @@ TEST(Tunnel, DrainsAndKeepsItsTimer) {
   f.loop.advance(60s);  // the relays' idle time is longer: two streams are open
   EXPECT_FALSE(f.portal->dead());
   EXPECT_FALSE(f.bridge->dead());
+}
+
+TEST(Tunnel, HoldsNoMoreForAConsumerThanItsLimit) {
+  TunnelLimits limits;
+  limits.stream_buffer = 2 << 20;
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  Fixture f({}, limits);
+  auto [id, visitor] = f.visit(standing);
+  f.origins[id.value]->put(random_bytes(16 << 20, 1));
+  f.loop.settle();  // no time passes: whoever asks by the clock comes too late
+  EXPECT_LE(f.blocks.bytes_in_use(), limits.stream_buffer + limits.stream_buffer / 8 + Wire::kHigh + (1 << 20));
+}
+
+TEST(Tunnel, CountsEveryConsumerTowardsItsOwnLimit) {
+  TunnelLimits limits;
+  limits.tunnel_buffer = 8 << 20;
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  Fixture f({}, limits);
+  std::vector<std::unique_ptr<MemoryStream>> visitors;
+  for (int i = 0; i < 64; ++i) {
+    auto [id, visitor] = f.visit(standing);
+    visitors.push_back(std::move(visitor));
+    f.origins[id.value]->put(Bytes(900'000, 1));  // below what stops a single producer
+    f.loop.settle();
+  }
+  EXPECT_LE(f.blocks.bytes_in_use(), limits.tunnel_buffer + limits.tunnel_buffer / 8 + 2 * Wire::kHigh +
+                                         visitors.size() * BlockPool::kBlockBytes);
+  for (int i = 0; i < 100'000; ++i) {
+    std::size_t left = 0;
+    for (auto& visitor : visitors) {
+      visitor->take();
+      left += 900'000 - visitor->bytes_read;
+    }
+    if (left == 0) break;
+    i % 64 == 0 ? f.loop.advance(250ms) : f.loop.settle();
+  }
+  for (auto& visitor : visitors) EXPECT_EQ(visitor->bytes_read, 900'000u);
+}
+
+TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
+  TunnelLimits limits;
+  limits.stream_buffer = 2 << 20;
+  Fixture f({}, limits);
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  RawPortal next(f.loop, f.blocks, standing);
+  f.open_origin = [&] { return next.open().second; };
+  auto [id, visitor] = f.visit();
+  const std::size_t bytes = 24 << 20;
+  visitor->put(Bytes(bytes, 1));
+  f.loop.settle();
+  EXPECT_LE(f.blocks.bytes_in_use(), 2 * limits.stream_buffer + 2 * Wire::kHigh + (1 << 20));
+  std::size_t got = 0;
+  static_cast<MemoryStream*>(next.link->transport())->faults.capacity = 1 << 20;
+  for (int i = 0; i < 2000 && got < bytes; ++i) {
+    got += next.far->take().size();
+    f.loop.advance(50ms);
+  }
+  EXPECT_GE(got, bytes);
+  EXPECT_FALSE(visitor->was_reset());
+}
+
+TEST(Tunnel, ResetsAStreamWhoseNextTunnelIsDead) {
+  TunnelLimits limits;
+  limits.stream_buffer = 2 << 20;
+  Fixture f({}, limits);
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  RawPortal next(f.loop, f.blocks, standing);
+  f.open_origin = [&] { return next.open().second; };
+  auto [id, visitor] = f.visit();
+  visitor->put(Bytes(24 << 20, 1));
+  f.loop.advance(12s);
+  EXPECT_TRUE(visitor->was_reset());
+  EXPECT_FALSE(f.bridge->dead());
+}
+
+TEST(Tunnel, EndsWhenThePeerProvokesAnswersAndReadsNone) {
+  ManualLoop loop;
+  BlockPool blocks;
+  TunnelLimits limits;
+  limits.tunnel_buffer = 0;
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  RawPortal portal(loop, blocks, standing, limits);
+  Bytes flood(256 * 1024);
+  for (std::size_t i = 0; i < flood.size() / 8; ++i) {
+    mux::write_keep_head(MutSpan(flood).subspan(8 * i), StreamId{static_cast<std::uint16_t>(30'000 + i % 2)}, 0);
+  }
+  for (int i = 0; i < 400 && !portal.link->dead(); ++i) {
+    portal.far->put(flood);
+    loop.settle();
+    ASSERT_LE(blocks.bytes_in_use(), 10u << 20);
+  }
+  EXPECT_TRUE(portal.link->dead());
+}
+
+TEST(Tunnel, DeliversItsLastBytesWhenItHasDrained) {
+  ManualLoop loop;
+  BlockPool blocks;
+  Relays relays(loop);
+  MemoryFaults small;
+  small.capacity = 1000;
+  RawPortal portal(loop, blocks, small);
+  auto [id, side] = portal.open();
+  auto [visitor, end] = MemoryStream::pair(loop);
+  auto client = std::make_unique<SocketSide>(loop, blocks, nullptr);
+  SocketSide& socket = *client;
+  relays.start(std::move(client), std::move(side), {});
+  socket.attach(std::move(end));
+  visitor->put(Bytes(500'000, 1));
+  loop.settle();
+  std::array<std::uint8_t, mux::kEndFrame> over;
+  mux::write_end(over, id, false);
+  portal.far->put(over);
+  visitor.reset();
+  loop.settle();
+  portal.link->plan_.drain(loop.now());
+  portal.link->plan_.set_replaced(true);
+  portal.link->pump();
+  std::size_t got = 0;
+  for (int i = 0; i < 3000 && !portal.far->ended(); ++i) {
+    loop.advance(10ms);
+    got += portal.far->take().size();
+  }
+  EXPECT_GT(got, 500'000u);
+  EXPECT_TRUE(portal.far->ended());
+  EXPECT_FALSE(portal.far->was_reset());
+  loop.advance(3s);
+  EXPECT_TRUE(portal.link->over);
+}
+
+TEST(Tunnel, GivesUpItsLastBytesWhenThePeerStands) {
+  ManualLoop loop;
+  BlockPool blocks;
+  MemoryFaults small;
+  small.capacity = 10;
+  RawPortal portal(loop, blocks, small);
+  portal.link->plan_.drain(loop.now());
+  portal.link->plan_.set_replaced(true);
+  portal.link->pump();
+  loop.advance(1min);
+  EXPECT_TRUE(portal.link->over);
 }
 
 }  // namespace
