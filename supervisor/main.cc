@@ -63,6 +63,7 @@ int main(int argc, char** argv) {
   switch (command.kind) {
     case supervisor::Command::Kind::run: return supervisor::run_service(command, argc, argv);
     case supervisor::Command::Kind::test: return supervisor::test_configuration(command);
+    case supervisor::Command::Kind::check: return supervisor::analyse_configuration(command);
     case supervisor::Command::Kind::dump: return supervisor::dump_configuration(command);
     case supervisor::Command::Kind::version: return supervisor::print_version();
     case supervisor::Command::Kind::uuid: return supervisor::print_uuid();

@@ -49,7 +49,7 @@ void add_configuration(CLI::App& app, Options& options) {
 /// Sub-commands of V2Ray and Xray, and our own that are still to come: named, so that nobody searches in vain.
 const char* missing_command(std::string_view word) {
   constexpr std::array kForeign = {"convert", "api", "tls", "x25519", "wg", "mldsa65", "mlkem768", "vlessenc"};
-  constexpr std::array kLater = {"check", "explain", "init"};
+  constexpr std::array kLater = {"explain", "init"};
   if (std::ranges::find(kForeign, word) != kForeign.end()) return "belongs to V2Ray or Xray; ebbgate does not have it";
   if (std::ranges::find(kLater, word) != kLater.end()) return "is not built yet";
   return nullptr;
@@ -76,12 +76,14 @@ std::variant<Command, Usage> parse_command_line(std::vector<std::string> argumen
   auto* run = app.add_subcommand("run", "run with a configuration; also without the word, as V2Ray is started");
   auto* test =
       app.add_subcommand("test", "check a configuration: \"Configuration OK.\", or everything that is wrong with it");
+  auto* check = app.add_subcommand("check", "say everything about a configuration: mistakes, doubts, remarks");
   auto* dump = app.add_subcommand("dump", "print the configuration as it is understood, with secrets masked");
   auto* version = app.add_subcommand("version", "print the version");
   auto* uuid = app.add_subcommand("uuid", "print a new user id");
   auto* ctl = app.add_subcommand("ctl", "ask a running ebbgate");
-  for (auto* one : {run, test, dump}) add_configuration(*one, options);
+  for (auto* one : {run, test, check, dump}) add_configuration(*one, options);
   run->add_flag("--test", options.test, "only check the configuration");
+  check->add_flag("--json", command.json, "print JSON");
   ctl->add_option("action", command.action, "status")->required();
   ctl->add_option("-c,--config", options.configs, "the configuration it runs with")->allow_extra_args(false);
   ctl->add_option("-d,--confdir", options.confdir, "the directory it runs with");
@@ -112,6 +114,8 @@ std::variant<Command, Usage> parse_command_line(std::vector<std::string> argumen
   } else if (ctl->parsed()) {
     command.kind = Command::Kind::ctl;
     if (command.action != "status") return wrong("ctl " + command.action + " is not built yet; there is: status");
+  } else if (check->parsed()) {
+    command.kind = Command::Kind::check;
   } else if (dump->parsed()) {
     command.kind = Command::Kind::dump;
   } else if (test->parsed() || options.test) {

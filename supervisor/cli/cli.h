@@ -10,12 +10,12 @@
 namespace ebb::supervisor {
 
 struct Command {
-  enum class Kind : std::uint8_t { run, test, dump, version, uuid, ctl };
+  enum class Kind : std::uint8_t { run, test, check, dump, version, uuid, ctl };
   Kind kind = Kind::run;
   config::Invocation invocation;
   std::string action;  // of ctl: "status"
   std::string socket;  // of ctl: the admin socket, "" = found by configuration or alone on the machine
-  bool json = false;   // of ctl
+  bool json = false;   // of ctl and check
 };
 
 /// Nothing to do but say something: help (0) or a usage error (2).

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "common/base/json_writer.h"
 #include "common/config/canonical.h"
 #include "common/config/load.h"
 #include "common/crypto/random.h"
@@ -23,29 +24,41 @@ int complain(int exit, const std::string& text) {
   return exit;
 }
 
+struct Reading {
+  std::optional<config::Config> config;
+  std::vector<config::Diagnostic> found;
+  std::string instance;
+};
+/// Here and not in a child: a crash costs these commands nothing.
+Reading read_configuration(const config::Invocation& invocation) {
+  auto gathered = config::gather(invocation, config::this_machine());
+  Reading reading;
+  reading.instance = instance_of(gathered.files);
+  reading.found = std::move(gathered.diagnostics);
+  if (reading.found.empty()) {
+    auto loaded = config::load(std::move(gathered.files), config::process_surroundings());
+    reading.config = std::move(loaded.config);
+    reading.found = std::move(loaded.diagnostics);
+  }
+  return reading;
+}
+
 /// The admin socket of the instance that runs with these files; on failure the exit status, everything said.
 std::expected<std::string, int> socket_of(const config::Invocation& invocation) {
-  auto gathered = config::gather(invocation, config::this_machine());
-  const std::string id = instance_of(gathered.files);
-  config::Loaded loaded;
-  std::vector<config::Diagnostic> found = std::move(gathered.diagnostics);
-  if (found.empty()) {
-    loaded = config::load(std::move(gathered.files), config::process_surroundings());
-    found = std::move(loaded.diagnostics);
-  }
-  if (!loaded.config) {
-    for (const auto& one : found) {
+  const Reading reading = read_configuration(invocation);
+  if (!reading.config) {
+    for (const auto& one : reading.found) {
       if (one.refuses) std::fprintf(stderr, "%s\n", one.text().c_str());
     }
     return std::unexpected(kExitConfig);
   }
-  const auto& settings = loaded.config->settings;
+  const auto& settings = reading.config->settings;
   if (settings.admin_socket && settings.admin_socket->empty()) {
     return std::unexpected(
         complain(kExitStart, "this configuration turns the admin socket off (ebbgate.admin.socket)"));
   }
   if (settings.admin_socket) return *settings.admin_socket;
-  return runtime_path(settings.runtime_dir, id, process_runtime_places()) + "/ctl.sock";
+  return runtime_path(settings.runtime_dir, reading.instance, process_runtime_places()) + "/ctl.sock";
 }
 
 std::expected<std::string, int> only_socket() {
@@ -68,6 +81,39 @@ int test_configuration(const Command& command) {
   if (!opened.config) return opened.exit;
   std::puts("Configuration OK.");
   return kExitOk;
+}
+
+int analyse_configuration(const Command& command) {
+  const Reading reading = read_configuration(command.invocation);
+  constexpr const char* kNames[] = {"info", "warning", "error"};
+  JsonWriter out;
+  out.object().key("findings").array();
+  bool wrong = false;
+  for (const auto& one : reading.found) {
+    wrong = wrong || one.severity == config::Severity::error;
+    if (!command.json) std::printf("%s\n", one.text().c_str());
+    out.object().key("severity").text(kNames[static_cast<int>(one.severity)]).key("code").text(one.code);
+    out.key("file")
+        .text(one.file)
+        .key("line")
+        .number(one.line)
+        .key("column")
+        .number(one.column)
+        .key("path")
+        .text(one.path);
+    out.key("message")
+        .text(one.message)
+        .key("suggestion")
+        .text(one.suggestion)
+        .key("refuses")
+        .boolean(one.refuses)
+        .end();
+  }
+  out.end().end();
+  if (command.json) std::puts(out.str().c_str());
+  if (!command.json && !wrong)
+    std::puts(reading.found.empty() ? "Nothing to remark." : "Nothing that has to be changed.");
+  return wrong ? kExitConfig : kExitOk;
 }
 
 int dump_configuration(const Command& command) {

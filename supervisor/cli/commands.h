@@ -13,6 +13,8 @@ inline constexpr int kExitConfig = 23;  // service managers do not restart on it
 /// `argc`, `argv`: main's own, for the process title.
 int run_service(const Command& command, int argc, char** argv);
 int test_configuration(const Command& command);
+/// Every finding, remarks too; 23 when one is an error, even one with which `run` starts (spec/config.md 18).
+int analyse_configuration(const Command& command);
 int dump_configuration(const Command& command);
 int print_version();
 int print_uuid();

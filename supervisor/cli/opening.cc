@@ -17,14 +17,8 @@ bool open_one(bool on, const std::string& path, const char* key, const std::stri
     into = std::move(*opened);
     return true;
   }
-  config::Diagnostic found;
-  found.refuses = true;
-  found.code = "FILE";
-  found.file = file;
-  found.path = std::string("$.log.") + key;
-  found.message = opened.error().what;
-  std::fprintf(stderr, "%s: error: %s: cannot open the %s log: %s\n", found.file.c_str(), found.path.c_str(), key,
-               found.message.c_str());
+  std::fprintf(stderr, "%s: error: $.log.%s: cannot write the %s log: %s\n", file.c_str(), key, key,
+               opened.error().what.c_str());
   return false;
 }
 
