@@ -2,6 +2,7 @@
 // with the stream.
 #pragma once
 
+#include <cassert>
 #include <coroutine>
 #include <memory>
 #include <optional>
@@ -66,7 +67,10 @@ class Conversation::Waiting {
   Waiting(const Waiting&) = delete;
   Waiting& operator=(const Waiting&) = delete;
   ~Waiting();
-  Result<> await_resume() { return std::move(*outcome_); }
+  Result<> await_resume() {
+    assert(outcome_.has_value());
+    return std::move(*outcome_);
+  }
 
  protected:
   friend class Conversation;

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cerrno>
 #include <cstring>
 
@@ -99,10 +100,14 @@ void Dial::on_addresses(Result<std::vector<IpAddress>> addresses) {
   lookup_.reset();
   if (!addresses) return attempt_failed(std::move(addresses.error()));
   addresses_ = std::move(*addresses);
-  if (plan_.bind) std::erase_if(addresses_, [this](const IpAddress& ip) { return ip.v6 != plan_.bind->v6; });
-  if (addresses_.empty()) {
-    return attempt_failed(Error{
-        Errc::refused, "connect " + host_text(plan_.host) + ": no address of the family of " + plan_.bind->text(), {}});
+  if (plan_.bind) {
+    std::erase_if(addresses_, [v6 = plan_.bind->v6](const IpAddress& ip) { return ip.v6 != v6; });
+    if (addresses_.empty()) {
+      return attempt_failed(
+          Error{Errc::refused,
+                "connect " + host_text(plan_.host) + ": no address of the family of " + plan_.bind->text(),
+                {}});
+    }
   }
   mix_families(addresses_);
   next_address_ = 0;
@@ -121,7 +126,9 @@ void Dial::connect_next() {
     }
     last_error_ = failure(to, error);
   }
-  if (connecting_.empty()) attempt_failed(*last_error_);
+  if (!connecting_.empty()) return;
+  assert(last_error_.has_value());  // there was at least one address, and none of them is being tried
+  attempt_failed(*last_error_);
 }
 
 void Dial::on_settled(Connecting& which, int error) {

@@ -18,7 +18,8 @@ struct DialPlan {
   std::optional<IpAddress> bind;  // local address (sendThrough); addresses of the other family are skipped
   unsigned attempts = 1;          // attempt k (from 0) starts k * 100 ms after the one before failed
   Duration attempt_timeout = std::chrono::seconds(10);              // look-up and all addresses together
-  std::chrono::milliseconds dead_after = std::chrono::seconds(30);  // for tune_socket()
+  // For tune_socket(). A peer who pauses with his window shut is not dead, so no less than the idle time.
+  std::chrono::milliseconds dead_after = std::chrono::seconds(300);
 
   /// What V2Ray's outbounds do: 5 attempts, so a refusal is reported after 1.0 s (spec/reverse.md 4).
   static constexpr unsigned kOutboundAttempts = 5;

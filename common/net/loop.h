@@ -37,8 +37,8 @@ class Deferred {
 class Loop {
  public:
   /// Bytes one read may bring; the buffer has kFrontRoom more in front for what an earlier read left over.
-  static constexpr std::size_t kReadBytes = 256 * 1024;
-  static constexpr std::size_t kFrontRoom = 80 * 1024;
+  static constexpr std::size_t kReadBytes = std::size_t{256} * 1024;
+  static constexpr std::size_t kFrontRoom = std::size_t{80} * 1024;
 
   explicit Loop(TimePoint now);
   Loop(const Loop&) = delete;

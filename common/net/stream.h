@@ -46,6 +46,8 @@ class Stream {
   virtual void reset() = 0;
   /// The peer's address, when there is one.
   virtual std::optional<Endpoint> peer() const { return std::nullopt; }
+  /// Bytes written that the peer's kernel has not acknowledged; 0 where nobody can tell.
+  virtual std::size_t undelivered() const { return 0; }
   /// Takes the descriptor out (handing a connection over); the stream is dead afterwards.
   virtual Fd release() { return {}; }
 

@@ -1,6 +1,7 @@
 // A coroutine that its owner can cancel by destroying it. Handshakes are written with it (style: errors are values).
 #pragma once
 
+#include <cassert>
 #include <coroutine>
 #include <exception>
 #include <optional>
@@ -32,7 +33,11 @@ class [[nodiscard]] Task {
   void start() { self_.resume(); }
   bool done() const { return self_.done(); }
   /// What it returned; once, after done().
-  T take() { return std::move(*self_.promise().value); }
+  T take() {
+    auto& value = self_.promise().value;
+    assert(value.has_value());
+    return std::move(*value);
+  }
 
   // Runs the child on our stack and suspends only if it really waits. Symmetric transfer here would be a plain call in
   // g++ 12 below -O2 and under ASan: a loop over ready children overflows the stack.

@@ -2,7 +2,9 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <linux/sockios.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -24,10 +26,9 @@ void TcpStream::forget() {
 
 void TcpStream::on_events(std::uint32_t events) {
   std::uint8_t bits = 0;
-  if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) hung_up_ = true;
-  if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) bits |= kRead;
+  if ((events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) bits |= kRead;
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) bits |= kWrite;
-  if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ending_ = true;
+  if ((events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ending_ = true;  // recv() also stops at urgent data
   set_ready(bits);
 }
 
@@ -86,6 +87,11 @@ std::optional<Endpoint> TcpStream::peer() const {
   auto* address = reinterpret_cast<sockaddr*>(&storage);
   if (::getpeername(socket_.get(), address, &length) != 0) return std::nullopt;
   return endpoint_from(address);
+}
+
+std::size_t TcpStream::undelivered() const {
+  int bytes = 0;
+  return socket_ && ::ioctl(socket_.get(), SIOCOUTQ, &bytes) == 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
 Fd TcpStream::release() {

@@ -18,6 +18,7 @@ class TcpStream final : public Stream, private Watched {
   void shutdown_write() override;
   void reset() override;
   std::optional<Endpoint> peer() const override;
+  std::size_t undelivered() const override;
   Fd release() override;
   int fd() const { return socket_.get(); }
 
@@ -28,12 +29,11 @@ class TcpStream final : public Stream, private Watched {
   UvLoop& uv_;
   Fd socket_;
   bool watched_ = false;
-  bool hung_up_ = false;  // end of stream or an error is on its way
-  bool ending_ = false;   // end of stream or an error waits behind the data
+  bool ending_ = false;  // end of stream, an error or urgent data is on its way: a short read proves nothing
 };
 
-/// TCP_NODELAY, keepalive and TCP_USER_TIMEOUT as every carried connection has them. `dead_after`: unacknowledged
-/// data for so long ends the connection.
+/// TCP_NODELAY, keepalive and TCP_USER_TIMEOUT as every carried connection has them. `dead_after`: unacknowledged data,
+/// or a window that stays shut though the peer answers (Linux counts both), for so long ends the connection.
 void tune_socket(int fd, std::chrono::milliseconds dead_after);
 
 }  // namespace ebb::net

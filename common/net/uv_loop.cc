@@ -116,7 +116,7 @@ void UvLoop::woken() { set_now(Clock::now()); }
 
 bool UvLoop::add(int fd, Watched& who) {
   epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  event.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
   event.data.ptr = &who;
   return epoll_ctl(impl_->epoll.get(), EPOLL_CTL_ADD, fd, &event) == 0;
 }

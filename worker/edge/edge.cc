@@ -38,6 +38,7 @@ routing::Router::Handlers handlers_of(const config::Config& config) {
 
 std::vector<vmess::User> users_of(const config::VmessInbound& settings) {
   std::vector<vmess::User> out;
+  out.reserve(settings.users.size());
   for (const auto& user : settings.users) out.push_back({user.id, user.alter_id});
   return out;
 }
@@ -182,6 +183,7 @@ bool Edge::wanted(std::size_t inbound) {
 
 void Edge::abort_all(const Error& why) {
   std::vector<Session*> sessions;  // each leaves the list when it is aborted
+  sessions.reserve(sessions_.size());
   for (auto& session : sessions_) sessions.push_back(session.get());
   for (Session* session : sessions) session->abort(why);
   for (auto& mux : muxes_) mux->abort(why);

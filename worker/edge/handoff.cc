@@ -70,7 +70,7 @@ bool Handoff::offer(const ipc::OfferRecord& record, Fd& fd, Bytes& blob) {
 }
 
 void Handoff::read(Link& link) {
-  if (!link.poll) return;
+  if (!link.poll || !book_) return;
   loop_.defer(settle_);
   const std::uint64_t broker = link.broker_gen;
   const auto end = link.channel.on_readable([&](const ipc::Message& message) {
@@ -89,6 +89,7 @@ void Handoff::read(Link& link) {
 }
 
 void Handoff::write(Link& link) {
+  if (!book_) return;
   link.channel.on_writable();
   book_->on_writable(link.broker_gen);
   loop_.defer(settle_);

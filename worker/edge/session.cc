@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 #include "common/net/linger.h"
@@ -57,10 +58,9 @@ ipc::OfferRecord record_of(const Request& request, int fd) {
 }
 
 /// What has to travel with a connection that was read from. nullopt: it cannot travel.
-std::optional<Bytes> blob_of(const Request& request, ConstSpan unread) {
+std::optional<Bytes> blob_of(const Request& request, const vmess::SessionKeys& keys, ConstSpan unread) {
   ipc::BlobWriter blob;
-  const vmess::SessionState state{*request.vmess, vmess::request_body(*request.vmess),
-                                  vmess::response_body(*request.vmess), false};
+  const vmess::SessionState state{keys, vmess::request_body(keys), vmess::response_body(keys), false};
   if (!blob.add(ipc::Tlv::vmess, vmess::encode_state(state))) return std::nullopt;
   if (!unread.empty() && !blob.add(ipc::Tlv::unread_cipher, unread)) return std::nullopt;
   ipc::Meta meta;
@@ -116,7 +116,9 @@ Session::Session(Edge& edge, Request request, std::unique_ptr<net::Stream> strea
       life_(live()) {}
 
 net::Task<bool> Session::live() {
-  auto accepted = co_await inbound::accept_vmess(client_, *request_.inbound->gate);
+  const auto& gate = request_.inbound->gate;
+  assert(gate.has_value());  // on_accepted() makes sessions for such inbounds only
+  auto accepted = co_await inbound::accept_vmess(client_, *gate);
   edge_.session_ended(*this);  // off the list of handshakes; destroyed at the end of the wake-up
   if (!accepted) {
     failed(accepted.error());
@@ -189,7 +191,7 @@ void Edge::offer(const Request& request, Client client, std::size_t portal_index
   Bytes blob;
   ipc::OfferClass klass = ipc::OfferClass::raw;
   if (request.vmess) {
-    auto made = blob_of(request, client.unread);
+    auto made = blob_of(request, *request.vmess, client.unread);
     if (!made) return refuse(request, std::move(client), log::Level::error, "its state is too large to be handed over");
     blob = std::move(*made);
     klass = ipc::OfferClass::state;

@@ -125,6 +125,7 @@ void Worker::on_drain(const ipc::DrainOrder& order) {
 }
 
 void Worker::check_drained() {
+  if (!edge_ || !cut_at_) return;
   const bool late = loop_.now() >= *cut_at_;
   if (!edge_->idle() && !late) {
     loop_.arm(drain_check_, kDrainCheck);
