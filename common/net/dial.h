@@ -17,7 +17,7 @@ struct DialPlan {
   std::uint16_t port = 0;
   std::optional<IpAddress> bind;  // local address (sendThrough); addresses of the other family are skipped
   unsigned attempts = 1;          // attempt k (from 0) starts k * 100 ms after the one before failed
-  Duration attempt_timeout = std::chrono::seconds(10);              // look-up and all addresses together
+  Duration attempt_timeout = std::chrono::seconds(10);  // look-up and all addresses together
   // For tune_socket(). A peer who pauses with his window shut is not dead, so no less than the idle time.
   std::chrono::milliseconds dead_after = std::chrono::seconds(300);
 

@@ -1,8 +1,8 @@
 #include "common/net/tcp_stream.h"
 
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <linux/sockios.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -28,7 +28,8 @@ void TcpStream::on_events(std::uint32_t events) {
   std::uint8_t bits = 0;
   if ((events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) bits |= kRead;
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) bits |= kWrite;
-  if ((events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ending_ = true;  // recv() also stops at urgent data
+  if ((events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
+    ending_ = true;  // recv() also stops at urgent data
   set_ready(bits);
 }
 

@@ -70,6 +70,25 @@ class TcpStreamTest : public testing::Test {
   IoResult last;
 };
 
+TEST_F(TcpStreamTest, ReadsOnBehindUrgentData) {
+  // recv() stops short at the mark; what lies behind it came with the same edge.
+  send("before");
+  ASSERT_EQ(::send(theirs.get(), "!", 1, MSG_OOB | MSG_NOSIGNAL), 1);
+  send("behind");
+  read_by(1024);
+  ours->watch(true, false);
+  ASSERT_TRUE(run_until(loop, [this] { return got == "beforebehind"; })) << got;
+}
+
+TEST_F(TcpStreamTest, KnowsWhatThePeerHasNotAcknowledged) {
+  EXPECT_EQ(ours->undelivered(), 0u);
+  Bytes much(std::size_t{1} << 20);
+  const iovec piece{much.data(), much.size()};
+  while (ours->write(std::span(&piece, 1)).kind == IoResult::Kind::ok) {
+  }
+  EXPECT_GT(ours->undelivered(), 0u);
+}
+
 TEST_F(TcpStreamTest, ReadsOnOnLaterTurnsWhatOneReadLeft) {
   read_by(3);
   send("abcdefgh");
