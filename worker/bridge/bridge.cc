@@ -9,11 +9,6 @@
 namespace ebb::bridge {
 namespace {
 
-std::uint64_t next_tunnel_id() {
-  static std::uint64_t last = 0;
-  return ++last;
-}
-
 reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, const Home& home) {
   reverse::BridgeTunnelSettings out;
   out.domain = bridge.domain;
@@ -22,46 +17,27 @@ reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, cons
   return out;
 }
 
-relay::TunnelLimits tunnel_limits(const config::Settings& settings) {
-  return {settings.limits.stream_buffer, settings.limits.tunnel_buffer, settings.timers.stall};
-}
-
 }  // namespace
 
 // --- BridgeLink ------------------------------------------------------------------------------------------------------
 
-BridgeLink::BridgeLink(Bridge& bridge, TunnelId id, std::unique_ptr<relay::Codec> codec, std::string peer)
-    : Tunnel(bridge.home_.around.loop, bridge.home_.around.blocks, std::move(codec),
-             tunnel_limits(bridge.home_.config.settings)),
+BridgeLink::BridgeLink(Bridge& bridge, std::unique_ptr<relay::Codec> codec, std::string peer)
+    : PlanTunnel(
+          bridge.home_.around.loop, bridge.home_.around.blocks, std::move(codec),
+          outbound::tunnel_limits(bridge.home_.config.settings), std::move(peer),
+          reverse::BridgeTunnel(tunnel_settings(bridge.settings_, bridge.home_), bridge.home_.around.loop.now())),
       bridge_(bridge),
-      id_(id),
-      peer_(std::move(peer)),
-      since_(bridge.home_.around.loop.now()),
-      plan_(tunnel_settings(bridge.settings_, bridge.home_), since_),
       settled_([](void* self) { static_cast<BridgeLink*>(self)->bridge_.plan_.tunnel_settled(); }, this) {}
-
-BridgeLink::~BridgeLink() {
-  if (!dead()) plan_.abort_streams(*this);
-}
 
 void BridgeLink::start(std::unique_ptr<net::TcpStream> stream) {
   loop_.arm(settled_, reverse::BridgePlan::kSettled);
   attach(std::move(stream), {});
 }
 
-Decoded<> BridgeLink::feed(ConstSpan plain) {
-  auto fed = plan_.feed(plain, loop_.now(), *this);
-  bridge_.review_soon();
-  return fed;
-}
-
-void BridgeLink::tick() {
-  plan_.tick(loop_.now());
-  bridge_.review_soon();
-}
-
-void BridgeLink::forget(StreamId stream) {
-  plan_.close(stream, loop_.now());
+void BridgeLink::on_plan_moved() {
+  if (seen_state_ == plan_.state() && seen_sessions_ == plan_.sessions()) return;
+  seen_state_ = plan_.state();
+  seen_sessions_ = plan_.sessions();
   bridge_.review_soon();
 }
 
@@ -187,8 +163,7 @@ void Bridge::on_dialled(Dialling& which, Result<std::unique_ptr<net::TcpStream>>
   if (!stream) return dial_failed(stream.error());
   last_failure_.clear();
   const auto peer = (*stream)->peer();
-  auto link = std::make_unique<BridgeLink>(*this, TunnelId{next_tunnel_id()}, std::move(which.codec),
-                                           peer ? peer->text() : which.peer);
+  auto link = std::make_unique<BridgeLink>(*this, std::move(which.codec), peer ? peer->text() : which.peer);
   log_event(log::Level::info, "bridge", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()));
   links_.push_back(std::move(link));
   links_.back()->start(std::move(*stream));

@@ -15,7 +15,7 @@
 #include "common/reverse/bridge_tunnel.h"
 #include "common/routing/router.h"
 #include "worker/outbound/outbounds.h"
-#include "worker/relay/tunnel.h"
+#include "worker/relay/plan_tunnel.h"
 
 namespace ebb::bridge {
 
@@ -34,38 +34,20 @@ struct Home {
 };
 
 /// A tunnel that is up.
-class BridgeLink final : public relay::Tunnel {
+class BridgeLink final : public relay::PlanTunnel<reverse::BridgeTunnel> {
  public:
-  BridgeLink(Bridge& bridge, TunnelId id, std::unique_ptr<relay::Codec> codec, std::string peer);
-  ~BridgeLink() override;
+  BridgeLink(Bridge& bridge, std::unique_ptr<relay::Codec> codec, std::string peer);
   void start(std::unique_ptr<net::TcpStream> stream);
 
-  TunnelId id() const { return id_; }
-  const std::string& peer() const { return peer_; }
-  TimePoint since() const { return since_; }
-  const reverse::BridgeTunnel& plan() const { return plan_; }
-  void abort(const Error& why) { die(why); }
-
  private:
-  Decoded<> feed(ConstSpan plain) override;
-  Bytes take_output() override { return plan_.take_output(); }
-  void tick() override;
-  TimePoint next_deadline() const override { return plan_.next_deadline(); }
-  void forget(StreamId stream) override;
-  void set_user(StreamId stream, void* user) override { plan_.set_user(stream, user); }
-  void abort_streams() override { plan_.abort_streams(*this); }
-  std::size_t max_data() const override { return plan_.send_limits().max_data; }
-  void on_reading_changed(bool reading) override { plan_.set_reading(reading, loop_.now()); }
-  bool finished() const override { return plan_.state() == reverse::BridgeTunnel::State::dead; }
+  void on_plan_moved() override;
   void on_tunnel_over(const Error& why) override;
   void on_open(StreamId stream, const Target& target, ConstSpan trailing) override;
   void refuse(StreamId stream);
 
   Bridge& bridge_;
-  TunnelId id_;
-  std::string peer_;
-  TimePoint since_;
-  reverse::BridgeTunnel plan_;
+  reverse::BridgeTunnel::State seen_state_ = reverse::BridgeTunnel::State::active;
+  std::size_t seen_sessions_ = 0;
   net::Timer settled_;
 };
 

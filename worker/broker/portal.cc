@@ -11,11 +11,6 @@ namespace {
 
 constexpr std::size_t kMaxRemembered = 4096;
 
-std::uint64_t next_tunnel_id() {
-  static std::uint64_t last = 0;
-  return ++last;
-}
-
 /// Tunnels of one user of one inbound come from one bridge, as far as a stock bridge lets us know.
 std::uint64_t key_of(const TunnelOffer& offer) {
   if (offer.user != 0xffffffff) return std::uint64_t{offer.inbound} << 32 | offer.user;
@@ -46,44 +41,29 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
 
 // --- PortalLink ------------------------------------------------------------------------------------------------------
 
-PortalLink::PortalLink(Portal& portal, TunnelId id, TunnelOffer& offer)
-    : Tunnel(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.codec),
-             {portal.home_.settings.limits.stream_buffer, portal.home_.settings.limits.tunnel_buffer,
-              portal.home_.settings.timers.stall}),
+PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
+    : PlanTunnel(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.codec),
+                 outbound::tunnel_limits(portal.home_.settings), offer.peer,
+                 reverse::PortalTunnel(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
       portal_(portal),
-      id_(id),
-      peer_(offer.peer),
-      bridge_key_(key_of(offer)),
-      since_(portal.home_.around.loop.now()),
-      plan_(portal.tunnel_settings(offer), since_) {}
-
-PortalLink::~PortalLink() {
-  if (!dead()) plan_.abort_streams(*this);
-}
+      bridge_key_(key_of(offer)) {}
 
 void PortalLink::start(TunnelOffer offer) { attach(std::move(offer.stream), std::move(offer.unread)); }
 
-Decoded<> PortalLink::feed(ConstSpan plain) {
-  const auto state = plan_.state();
-  auto fed = plan_.feed(plain, loop_.now(), *this);
-  if (plan_.state() != state) portal_.review_soon();
-  return fed;
-}
-
 void PortalLink::tick() {
-  plan_.tick(loop_.now());
-  portal_.review_soon();
+  PlanTunnel::tick();
+  portal_.review_soon();  // dialects are learnt and streams are counted, both at leisure
 }
 
-void PortalLink::forget(StreamId stream) {
-  plan_.close(stream);
-  if (plan_.state() == reverse::PortalTunnel::State::draining) portal_.review_soon();
+void PortalLink::on_plan_moved() {
+  // Visitors wait for room wherever it comes from: a stream's end, an answer after silence, a tunnel read again.
+  const Standing now{plan_.state(), plan_.pickable_as_last(loop_.now())};
+  if (std::exchange(seen_, now) != now) portal_.review_soon();
 }
 
 void PortalLink::on_reading_changed(bool reading) {
-  plan_.set_reading(reading, loop_.now());
   plan_.set_congested(!reading);
-  portal_.review_soon();
+  PlanTunnel::on_reading_changed(reading);
 }
 
 void PortalLink::on_tunnel_over(const Error& why) { portal_.link_over(*this, why); }
@@ -96,7 +76,10 @@ std::unique_ptr<relay::MuxSide> PortalLink::open(const Target& target) {
   send_frames(ConstSpan(head).first(opened->head_bytes));
   // No half-close on the wire yet: an End would stop the answer (spec/mux-cool.md 6.3), so it is held back.
   const bool hold = portal_.home_.settings.timers.half_close_hold.count() > 0;
-  return make_side(opened->stream, hold);
+  auto side = make_side(opened->stream, hold);
+  on_plan_moved();
+  pump();  // it may have been the last one before it drains
+  return side;
 }
 
 // --- Portal ----------------------------------------------------------------------------------------------------------
@@ -125,16 +108,30 @@ reverse::PortalTunnelSettings Portal::tunnel_settings(const TunnelOffer& offer) 
 }
 
 void Portal::add_tunnel(TunnelOffer offer) {
-  auto link = std::make_unique<PortalLink>(*this, TunnelId{next_tunnel_id()}, offer);
+  auto link = std::make_unique<PortalLink>(*this, offer);
   log_event(log::Level::info, "portal", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()));
   links_.push_back(std::move(link));
-  links_.back()->start(std::move(offer));
+  PortalLink& added = *links_.back();
+  added.start(std::move(offer));
+  if (draining_) {
+    added.plan().drain(home_.around.loop.now());
+    added.poke();
+  }
+  review_soon();
+}
+
+void Portal::drain() {
+  draining_ = true;
+  for (const auto& link : links_) {
+    if (link->dead()) continue;
+    link->plan().drain(home_.around.loop.now());
+    link->poke();
+  }
   review_soon();
 }
 
 PortalLink* Portal::pick(std::uint64_t visitor_key) const {
-  std::vector<reverse::Candidate> candidates;
-  candidates.reserve(links_.size());
+  candidates_.clear();
   const TimePoint now = home_.around.loop.now();
   for (const auto& link : links_) {
     reverse::Candidate candidate;
@@ -143,9 +140,9 @@ PortalLink* Portal::pick(std::uint64_t visitor_key) const {
     candidate.last_resort = !link->dead() && link->plan().pickable_as_last(now);
     candidate.streams = link->plan().user_streams();
     candidate.bytes_in_flight = link->unsent();
-    candidates.push_back(candidate);
+    candidates_.push_back(candidate);
   }
-  const auto index = picker_.pick(candidates, visitor_key);
+  const auto index = picker_.pick(candidates_, visitor_key);
   return index ? links_[*index].get() : nullptr;
 }
 
@@ -161,10 +158,7 @@ std::unique_ptr<relay::Side> Portal::open(const Target& target, std::uint64_t vi
   for (std::size_t tries = links_.size(); tries > 0; --tries) {
     PortalLink* link = pick(visitor_key);
     if (link == nullptr) return nullptr;
-    if (auto side = link->open(target)) {
-      if (link->plan().state() == reverse::PortalTunnel::State::draining) review_soon();
-      return side;
-    }
+    if (auto side = link->open(target)) return side;
   }
   return nullptr;
 }

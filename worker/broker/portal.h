@@ -14,7 +14,7 @@
 #include "common/reverse/portal_plan.h"
 #include "common/reverse/portal_tunnel.h"
 #include "worker/outbound/outbounds.h"
-#include "worker/relay/tunnel.h"
+#include "worker/relay/plan_tunnel.h"
 
 namespace ebb::broker {
 
@@ -38,44 +38,31 @@ struct TunnelOffer {
   std::uint16_t inbound = 0;
 };
 
-class PortalLink final : public relay::Tunnel {
+class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
  public:
-  PortalLink(Portal& portal, TunnelId id, TunnelOffer& offer);
-  ~PortalLink() override;
+  PortalLink(Portal& portal, TunnelOffer& offer);
   void start(TunnelOffer offer);
-
-  TunnelId id() const { return id_; }
-  const std::string& peer() const { return peer_; }
   std::uint64_t bridge_key() const { return bridge_key_; }
-  TimePoint since() const { return since_; }
-  reverse::PortalTunnel& plan() { return plan_; }
-  const reverse::PortalTunnel& plan() const { return plan_; }
-  bool dead() const { return Tunnel::dead(); }
   /// A stream to `target`: New goes out at once. Null when this tunnel cannot carry it.
   std::unique_ptr<relay::MuxSide> open(const Target& target);
-  void abort(const Error& why) { die(why); }
-  void poke() { pump(); }
 
  private:
-  Decoded<> feed(ConstSpan plain) override;
-  Bytes take_output() override { return plan_.take_output(); }
+  /// What decides whether it takes visitors.
+  struct Standing {
+    reverse::PortalTunnel::State state = reverse::PortalTunnel::State::probing;
+    bool takes_visitors = true;
+    bool operator==(const Standing&) const = default;
+  };
+
   void tick() override;
-  TimePoint next_deadline() const override { return plan_.next_deadline(); }
-  void forget(StreamId stream) override;
-  void set_user(StreamId stream, void* user) override { plan_.set_user(stream, user); }
-  void abort_streams() override { plan_.abort_streams(*this); }
-  std::size_t max_data() const override { return plan_.send_limits().max_data; }
   void on_reading_changed(bool reading) override;
-  bool finished() const override { return plan_.state() == reverse::PortalTunnel::State::dead; }
+  void on_plan_moved() override;
   void on_tunnel_over(const Error& why) override;
   void on_open(StreamId, const Target&, ConstSpan) override {}  // bridges open nothing
 
   Portal& portal_;
-  TunnelId id_;
-  std::string peer_;
   std::uint64_t bridge_key_;
-  TimePoint since_;
-  reverse::PortalTunnel plan_;
+  Standing seen_;
 };
 
 class Portal {
@@ -95,6 +82,9 @@ class Portal {
   /// Only the origin side, for a stream of a bridge in this same process. Null: no tunnel.
   std::unique_ptr<relay::Side> open(const Target& target, std::uint64_t visitor_key);
   void abort(const Error& why);
+  /// Planned replacement (spec/processes.md 9.3): bridges are asked to dial anew; visitors are served as long as they
+  /// come here.
+  void drain();
 
   const config::Portal& settings() const { return settings_; }
   const std::vector<std::unique_ptr<PortalLink>>& links() const { return links_; }
@@ -116,8 +106,10 @@ class Portal {
   PortalHome& home_;
   std::vector<std::unique_ptr<PortalLink>> links_;  // in order of arrival
   mutable reverse::Picker picker_;
+  mutable std::vector<reverse::Candidate> candidates_;    // of one pick()
   std::map<std::uint64_t, reverse::Dialect> remembered_;  // by bridge key; bounded
   net::Deferred review_later_;
+  bool draining_ = false;
 };
 
 }  // namespace ebb::broker

@@ -104,6 +104,10 @@ relay::RelayTimes relay_times(const config::PolicyLevel& level) {
   return {level.conn_idle, level.downlink_only, level.uplink_only};
 }
 
+relay::TunnelLimits tunnel_limits(const config::Settings& settings) {
+  return {settings.limits.stream_buffer, settings.limits.tunnel_buffer, settings.timers.stall};
+}
+
 std::unique_ptr<relay::Side> Outbounds::open(std::size_t index, const Target& target) {
   const auto& outbound = config_.outbounds[index];
   if (const auto* hole = std::get_if<config::BlackholeOutbound>(&outbound.protocol)) {

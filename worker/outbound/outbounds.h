@@ -10,6 +10,7 @@
 #include "common/net/dial.h"
 #include "common/net/uv_loop.h"
 #include "worker/relay/relay.h"
+#include "worker/relay/tunnel.h"
 #include "worker/relay/wire.h"
 
 namespace ebb::outbound {
@@ -53,5 +54,7 @@ class Outbounds {
 
 /// The policy timers of a level as a relay wants them.
 relay::RelayTimes relay_times(const config::PolicyLevel& level);
+/// What a tunnel may hold for slow consumers.
+relay::TunnelLimits tunnel_limits(const config::Settings& settings);
 
 }  // namespace ebb::outbound

@@ -73,6 +73,8 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   std::uint64_t bytes_in() const { return wire_.received(); }
   std::uint64_t bytes_out() const { return wire_.written(); }
   std::size_t unsent() const { return wire_.queued(); }
+  /// The same and what the peer's kernel has not acknowledged. A system call.
+  std::size_t undelivered() const { return wire_.queued() + (wire_.stream() ? wire_.stream()->undelivered() : 0); }
   /// A consumer lags so far that the tunnel is not read: no new streams for now.
   bool congested() const { return over_limit_; }
 

@@ -52,6 +52,7 @@ class Wire final : private net::StreamObserver {
   void attach(std::unique_ptr<net::Stream> stream, Bytes unread = {});
   bool attached() const { return stream_ != nullptr; }
   net::Stream* stream() { return stream_.get(); }
+  const net::Stream* stream() const { return stream_.get(); }
   net::Loop& loop() { return loop_; }
 
   /// Sends `parts`. Without a codec they are written at flush(), which has to come before the bytes become invalid; a

@@ -1,0 +1,116 @@
+// A portal's pool: when those who wait for a tunnel are told, and how it drains.
+#include "worker/broker/portal.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "tests/support/memory_stream.h"
+#include "tests/support/turns.h"
+#include "worker/relay/socket_side.h"
+
+namespace ebb::broker {
+namespace {
+
+using test::MemoryStream;
+using namespace std::chrono_literals;
+
+const Target kTarget{Network::tcp, std::string("origin.test"), 80};
+
+class PortalTest : public testing::Test {
+ protected:
+  PortalTest() {
+    portal_settings.tag = "portal";
+    portal_settings.domain = "t.reverse";
+    portal_settings.dialect = config::Dialect::v2ray;  // no probe: one control stream
+  }
+  void SetUp() override {
+    portal = std::make_unique<Portal>(portal_settings, home);
+    portal->on_change = [this](Portal&) { ++changes; };
+  }
+  /// The bridge's end of a new tunnel, without a protocol below.
+  std::unique_ptr<MemoryStream> tunnel() {
+    auto [ours, theirs] = MemoryStream::pair(loop);
+    portal->add_tunnel({std::move(ours), nullptr, {}, "192.0.2.1:1", 0, 0});
+    loop.run_once();
+    return std::move(theirs);
+  }
+  std::unique_ptr<MemoryStream> visit() {
+    auto [visitor, end] = MemoryStream::pair(loop);
+    auto socket = std::make_unique<relay::SocketSide>(loop, blocks, nullptr);
+    auto& attached = *socket;
+    std::unique_ptr<relay::Side> side = std::move(socket);
+    if (!portal->serve(side, kTarget, {}, 0)) return nullptr;
+    attached.attach(std::move(end));
+    loop.run_once();
+    return std::move(visitor);
+  }
+  static void end_stream(MemoryStream& bridge, std::uint16_t id) {
+    std::array<std::uint8_t, mux::kEndFrame> frame;
+    mux::write_end(frame, StreamId{id}, false);
+    bridge.put(frame);
+  }
+
+  net::UvLoop loop;
+  relay::BlockPool blocks;
+  crypto::SystemRandom random;
+  config::Settings settings;
+  config::Portal portal_settings;
+  relay::Relays relays{loop};
+  PortalHome home{{loop, blocks, random}, settings, relays, {}};
+  std::unique_ptr<Portal> portal;
+  int changes = 0;
+};
+
+TEST_F(PortalTest, SaysAtOnceThatAFullTunnelHasRoomAgain) {
+  settings.limits.max_streams_per_tunnel = 2;
+  auto bridge = tunnel();
+  auto first = visit();
+  auto second = visit();
+  ASSERT_TRUE(first && second);
+  EXPECT_FALSE(portal->has_room());
+  changes = 0;
+  end_stream(*bridge, 2);  // id 1 is the control stream
+  loop.run_once();
+  EXPECT_TRUE(portal->has_room());
+  EXPECT_GT(changes, 0) << "visitors who wait would not be asked again before the next beat";
+  changes = 0;
+  auto third = visit();
+  ASSERT_TRUE(third);
+  changes = 0;
+  third->reset();
+  loop.run_once();
+  EXPECT_TRUE(portal->has_room());
+  EXPECT_GT(changes, 0);
+}
+
+TEST_F(PortalTest, AsksItsBridgesToDialAnewAndStillServes) {
+  auto bridge = tunnel();
+  bridge->take();
+  portal->drain();
+  loop.run_once();
+  EXPECT_FALSE(bridge->take().empty()) << "DRAIN did not go out";
+  EXPECT_EQ(portal->links().front()->plan().state(), reverse::PortalTunnel::State::draining);
+  EXPECT_TRUE(visit());
+  auto late = tunnel();
+  EXPECT_EQ(portal->links().back()->plan().state(), reverse::PortalTunnel::State::draining);
+}
+
+TEST_F(PortalTest, GoesAwayWithTunnelsAndVisitorsOpen) {
+  settings.limits.stream_buffer = 1000;
+  auto bridge = tunnel();
+  auto visitor = visit();
+  static_cast<MemoryStream&>(*visitor).faults.capacity = 1000;
+  Bytes much(64 * 1024);
+  for (std::size_t at = 0; at < much.size(); at += 1024) {
+    mux::write_keep_head(MutSpan(much).subspan(at), StreamId{2}, 1016);
+  }
+  for (int i = 0; i < 40; ++i) bridge->put(much);
+  loop.run_once();
+  portal.reset();  // a tunnel over its limit tells its owner that it is read again, who must still be there to hear it
+  loop.run_once();
+  EXPECT_TRUE(visitor->was_reset());
+}
+
+}  // namespace
+}  // namespace ebb::broker
