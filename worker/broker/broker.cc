@@ -23,7 +23,8 @@ namespace {
 constexpr auto kRetry = std::chrono::milliseconds(5);  // a link without room, or a process without descriptors
 constexpr auto kLagTick = std::chrono::milliseconds(500);
 constexpr auto kDrainTick = std::chrono::milliseconds(50);
-constexpr auto kDeadAfter = std::chrono::seconds(30);  // unacknowledged bytes to a visitor or a bridge
+// A visitor or a bridge who pauses with his window shut: no less than the idle time. Dead tunnels are noticed by pings.
+constexpr auto kDeadAfter = std::chrono::seconds(300);
 
 IpAddress address_from(const std::array<std::uint8_t, 16>& mapped) { return IpAddress::from_v6(mapped); }
 
@@ -236,6 +237,7 @@ void Broker::on_drain(const ipc::DrainOrder& order) {
   if (!std::exchange(draining_, true) && plant_) {
     log_event(log::Level::info, "broker", "draining", kv("connections", relays_.size()));
     for (auto& each : plant_->bridges) each->stop_dialling();
+    for (auto& each : plant_->portals) each->drain();
     intake_->go_away(ctl_->control.gen(), loop_.now());
     arm_intake();
   }
@@ -244,13 +246,22 @@ void Broker::on_drain(const ipc::DrainOrder& order) {
 
 void Broker::check_drained() {
   const bool over = drain_until_ && loop_.now() >= *drain_until_;
-  if (relays_.size() == 0 || over || !plant_) {
+  if ((relays_.size() == 0 && all_delivered()) || over || !plant_) {
     const auto left = static_cast<std::uint32_t>(relays_.size());
     if (left > 0) log_event(log::Level::warning, "broker", "connections were cut", kv("connections", left));
     ctl_->control.drained(left, intake_ ? static_cast<std::uint32_t>(intake_->pending()) : 0);
     return leave(0);
   }
   loop_.arm(drain_timer_, kDrainTick);
+}
+
+/// Streams are over once their last frame is queued: what tunnels still hold, or the kernel for them, would be lost
+/// with us, for a peer's next frame to a closed tunnel is answered with a reset.
+bool Broker::all_delivered() const {
+  const auto delivered = [](const auto& owner) {
+    return std::ranges::all_of(owner->links(), [](const auto& link) { return link->undelivered() == 0; });
+  };
+  return std::ranges::all_of(plant_->portals, delivered) && std::ranges::all_of(plant_->bridges, delivered);
 }
 
 std::string Broker::on_query(std::string_view) {
@@ -351,7 +362,9 @@ void Broker::own(ipc::OwnedOffer offer) {
     const auto blob = ipc::decode_blob(offer.blob);
     if (!blob) return;  // choose() decoded it
     if (const auto state = blob->get(ipc::Tlv::vmess)) {
-      if (const auto decoded = vmess::decode_state(*state)) codec = relay::codec_from(*decoded, random_);
+      const auto decoded = vmess::decode_state(*state);
+      if (!decoded) return;  // never as plain bytes
+      codec = relay::codec_from(*decoded, random_);
     }
     for (const auto type : {ipc::Tlv::unread_cipher, ipc::Tlv::unread_plain}) {
       if (const auto bytes = blob->get(type)) unread.insert(unread.end(), bytes->begin(), bytes->end());

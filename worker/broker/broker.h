@@ -62,6 +62,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void arm_intake();
   void pool_changed(std::size_t portal);
   void check_drained();
+  bool all_delivered() const;
   void leave(int status);
   std::string status() const;
 
