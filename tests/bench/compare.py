@@ -42,7 +42,7 @@ class Pair:
         self.web.start()
         quiet = {"log": {"loglevel": "warning", "access": "none"}}
         self.sides = [
-            programs.Program(kind, "portal", self.directory, configs.portal(self.public, tunnel, self.web_port, 0, quiet)),
+            programs.Program(kind, "portal", self.directory, configs.portal(self.public, tunnel, self.web_port, quiet)),
             programs.Program(kind, "bridge", self.directory, configs.bridge(tunnel, self.web_port, quiet))]
 
     def __enter__(self) -> "Pair":

@@ -76,13 +76,13 @@ class CommandLine(case.ProgramCase):
 
     def test_all_problems_in_one_run_and_no_secret_among_them(self):
         text = configs.portal(20001, 20002, 20003).replace("20001", "70001").replace("20002", "70002")
-        text = text.replace(configs.UUID, configs.UUID + "zz")
+        text = text.replace(configs.UUID, configs.UUID[:-2] + "zz")
         done = self.ebbgate("test", "-c", self.write("bad.json", text))
         self.assertEqual(done.returncode, 23, done.stdout)
         self.assertGreaterEqual(done.stdout.count(": error: "), 3, done.stdout)
         self.assertIn("70001", done.stdout)
         self.assertIn("70002", done.stdout)
-        self.assertNotIn(configs.UUID[4:], done.stdout)
+        self.assertNotIn(configs.UUID[4:-2], done.stdout)
 
     def test_missing_file_is_23(self):
         done = self.ebbgate("test", "-c", "nowhere.json")
@@ -103,31 +103,11 @@ class CommandLine(case.ProgramCase):
         self.assertRegex(self.ebbgate("version").stdout, r"(?i)ebbgate \d+\.\d+")
         self.assertRegex(self.ebbgate("uuid").stdout.strip(), r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
-    def test_init_writes_a_pair_that_loads(self):
-        done = self.ebbgate("init")
-        self.assertEqual(done.returncode, 0, done.stdout)
-        made = sorted(os.path.join(where, name) for where, _, names in os.walk(self.directory)
-                      for name in names if name.endswith(".json"))
-        self.assertEqual(len(made), 2, made)
-        for path in made:
-            self.assertEqual(self.ebbgate("test", "-c", path).returncode, 0, path)
-
     def test_dump_masks_secrets(self):
         done = self.ebbgate("dump", "-c", self.seeds("000-en.portal.local.json")[0])
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertIn("test.v2ray.com", done.stdout)
         self.assertNotIn(configs.UUID, done.stdout)
-
-    def test_explain_says_which_rule_decides(self):
-        done = self.ebbgate("explain", "-c", self.seeds("000-en.portal.local.json")[0], "--inbound", "external",
-                            "--target", "tcp:127.0.0.1:80")
-        self.assertEqual(done.returncode, 0, done.stdout)
-        self.assertIn("portal", done.stdout)
-
-    def test_check_finds_the_mistyped_tag(self):
-        text = configs.portal(20001, 20002, 20003).replace('"outboundTag": "portal"', '"outboundTag": "portel"', 1)
-        done = self.ebbgate("check", "-c", self.write("tag.json", text))
-        self.assertIn("portel", done.stdout)
 
 
 if __name__ == "__main__":

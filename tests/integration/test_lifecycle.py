@@ -7,7 +7,7 @@ import socket
 import time
 import unittest
 
-from ebbtest import case, configs, ports, procfs, visitors, wait
+from ebbtest import case, configs, origin, ports, procfs, visitors, wait
 
 
 @case.beyond_v2ray
@@ -110,7 +110,7 @@ class Stopping(case.PairCase):
     def test_quit_finishes_what_is_open(self):
         for number in (signal.SIGQUIT, signal.SIGINT):  # INT without a terminal is QUIT
             with self.subTest(signal=number):
-                self.start_pair()
+                self.start_pair(portal_extra=configs.SHORT_HOLD)
                 stream = self.open_echo(self.public)
                 stream.exchange()
                 self.portal.signal(number)
@@ -146,31 +146,33 @@ class Limits(case.PairCase):
             sock = self.connect(self.public)
             sock.sendall(b"ECHO\nx")
             waiting.append(sock)
-        served = self.served(waiting, 3)
+        served = self.served(waiting)
         self.assertGreater(len(served), 50)
         self.assertLess(len(served), 1000, "the limit was reached, or this proves nothing")
         while waiting:
             self.assertTrue(served, "those who wait are served once others are gone")
             for sock in served:
                 waiting.remove(sock)
-                sock.close()
+                origin.reset(sock)
             if waiting:
-                served = self.served(waiting, 3)
+                served = self.served(waiting)
         self.assertTrue(visitors.fetches(self.public))
 
-    def served(self, socks: list, seconds: float) -> list:
-        """Those that have their echo `seconds` from now; a closed or reset one fails the test."""
-        found, deadline = [], time.monotonic() + seconds
-        left = list(socks)
+    def served(self, socks: list) -> list:
+        """Those that have their echo, once no more get it (0.7 s; 5 s for the first). A closed or reset one fails the test."""
+        found, left = [], list(socks)
+        deadline = time.monotonic() + 5
         while left and time.monotonic() < deadline:
             for sock in list(left):
+                sock.setblocking(False)
                 try:
-                    got = sock.recv(1, socket.MSG_DONTWAIT)
+                    got = sock.recv(1)
                 except BlockingIOError:
                     continue
                 self.assertEqual(got, b"x", "a waiting client was turned away")
                 left.remove(sock)
                 found.append(sock)
+                deadline = time.monotonic() + 0.7
             time.sleep(0.05)
         return found
 

@@ -31,8 +31,7 @@ class OriginDown(case.PairCase):
         self.start_pair()
         stream = self.open_echo(self.public)
         stream.exchange()
-        self.web._listener.close()  # refuses new connections, keeps the old
-        self.web._listener = None
+        self.web.refuse()
         refused = self.connect(self.public)
         refused.sendall(b"x")
         self.assertEqual(visitors.ending(refused, 5), "rst")

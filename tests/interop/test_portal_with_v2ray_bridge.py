@@ -145,53 +145,6 @@ class Losing(PortalBase):
         self.assertEqual(visitors.ending(sock, 4), "rst")
         self.assertLess(time.monotonic() - begin, 1.01 + 1 + SLACK)  # V2Ray's five attempts take 1 s
 
-    @case.beyond_v2ray
-    def test_A14_reset_in_mid_response_reaches_the_visitor(self):
-        self.start_pair()
-        sock = self.connect(self.public)
-        sock.sendall(b"RST 100000\n")
-        self.assertEqual(visitors.ending(sock, 3), "rst")
-
-
-class Udp(PortalBase):
-    def test_A15_datagrams_of_all_sizes(self):
-        self.start_pair(udp=True)
-        self.watch_udp(self.web.port, answer=True)
-        for size in (1, 512, 2048):
-            data = pattern.BLOCK[:size].tobytes()
-            self.assertEqual(self.ask(self.datagram_socket(), data), data)
-
-    @case.beyond_v2ray
-    def test_A15_oversize_is_dropped_alone(self):
-        """2049 bytes do not fit V2Ray's buffer; sent on, they would cost the whole tunnel."""
-        self.start_pair(udp=True, tapped=True)
-        heard = self.watch_udp(self.web.port, answer=True)
-        client = self.datagram_socket()
-        client.send(pattern.BLOCK[:2049])
-        self.assertEqual(self.ask(client, b"after it"), b"after it")
-        self.assertEqual([d for d in heard.datagrams if len(d) > 2048], [])
-        self.assertEqual(len(self.tap.links), 1)
-
-    def test_A15_two_clients_do_not_mix(self):
-        self.start_pair(udp=True)
-        self.watch_udp(self.web.port, answer=True)
-        clients = [self.datagram_socket() for _ in range(2)]
-        for number in range(100):
-            for index, client in enumerate(clients):
-                data = b"%d of client %d" % (number, index)
-                self.assertEqual(self.ask(client, data), data)
-
-    def datagram_socket(self) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.addCleanup(sock.close)
-        sock.settimeout(3)
-        sock.connect(("127.0.0.1", self.udp_port))
-        return sock
-
-    def ask(self, sock: socket.socket, data: bytes) -> bytes:
-        sock.send(data)
-        return sock.recv(4096)
-
 
 class Consumers(PortalBase):
     exclusive = True

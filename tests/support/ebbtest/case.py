@@ -66,8 +66,8 @@ class ProgramCase(unittest.TestCase):
         self.addCleanup(it.stop)
         return it
 
-    def watch_udp(self, port: int, answer: bool = False) -> origin.UdpOrigin:
-        it = origin.UdpOrigin(port, answer)
+    def watch_udp(self, port: int) -> origin.UdpListener:
+        it = origin.UdpListener(port)
         self.addCleanup(it.stop)
         return it
 
@@ -90,15 +90,14 @@ class PairCase(ProgramCase):
     def kinds(self) -> tuple:
         return (self.portal_kind, self.bridge_kind)
 
-    def make_pair(self, seed: str = "", tapped: bool = False, udp: bool = False, portal_extra: dict | None = None,
+    def make_pair(self, seed: str = "", tapped: bool = False, portal_extra: dict | None = None,
                   bridge_extra: dict | None = None, redirect: bool = True, **origin_options) -> None:
         """Makes self.web, self.portal and self.bridge (and self.tap between them), nothing but the web page started.
 
-        `seed`: number of a seed pair; "" = the small pair of configs.py. `udp`: a UDP door at self.udp_port.
+        `seed`: number of a seed pair; "" = the small pair of configs.py.
         """
         self.web = self.start_origin(**origin_options)
         self.public, self.tunnel = ports.free_port(), ports.free_port()
-        self.udp_port = ports.free_port() if udp else 0
         dial = self.tunnel
         if tapped:
             self.tap = tap.Tap(self.tunnel)
@@ -109,7 +108,7 @@ class PairCase(ProgramCase):
             texts = [configs.seed(seed, role, self.public, port, self.web.port, kind == "v2ray")
                      for role, port, kind in (("portal", self.tunnel, kinds[0]), ("bridge", dial, kinds[1]))]
         else:
-            texts = [configs.portal(self.public, self.tunnel, self.web.port, self.udp_port, portal_extra),
+            texts = [configs.portal(self.public, self.tunnel, self.web.port, portal_extra),
                      configs.bridge(dial, self.web.port if redirect else 0, bridge_extra)]
         self.portal = self.program(self.portal_kind, "portal", texts[0])
         self.bridge = self.program(self.bridge_kind, "bridge", texts[1])

@@ -6,7 +6,6 @@
     DROP <n>               takes n bytes unseen, answers "ok" and a newline, closes (for measuring)
     SOURCE <n>             sends n bytes of the pattern, then ends the stream
     BOTH <n>               SINK and SOURCE at once: n bytes out, then the hash of the n bytes in and a newline
-    LATE <ms> <text>       waits for the visitor's end of stream, <ms> more, then answers <text> and closes
     AFTER <ms> <text>      answers <text> after <ms>, whatever the visitor does meanwhile, and closes
     FIN <n>                sends n bytes and half-closes, then counts what still comes in
     RST <n>                sends n bytes and resets
@@ -65,12 +64,16 @@ class Origin:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
         return self
 
-    def stop(self) -> None:
-        """Refuses from now on and resets what is open."""
+    def refuse(self) -> None:
+        """Refuses from now on; what is open goes on."""
         if self._listener:
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(): a close alone would leave it listening
             self._listener.close()
             self._listener = None
+
+    def stop(self) -> None:
+        """Refuses from now on and ends what is open."""
+        self.refuse()
         with self._lock:
             for sock in list(self._open):
                 try:
@@ -176,14 +179,6 @@ class Origin:
             sock.sendall(digest[0].encode() + b"\n")
         return None
 
-    def _late(self, sock, visit, words, rest):
-        while sock.recv(65536):
-            pass
-        visit.eof = time.monotonic()
-        threading.Event().wait(int(words[1]) / 1000)  # the delay is what the command is for
-        sock.sendall(b" ".join(words[2:]))
-        return None
-
     def _after(self, sock, visit, words, rest):
         threading.Event().wait(int(words[1]) / 1000)
         sock.sendall(b" ".join(words[2:]))
@@ -230,27 +225,24 @@ def discard(sock: socket.socket, size: int) -> None:
         size -= got
 
 
-class UdpOrigin:
-    """A UDP socket that records every datagram; `answer` sends each back (prefixed), else it stays silent."""
+class UdpListener:
+    """A UDP socket that records every datagram and never answers."""
 
-    def __init__(self, port: int, answer: bool = False):
+    def __init__(self, port: int):
         self.datagrams: list[bytes] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", port))
-        self._answer = answer
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while True:
             try:
-                data, peer = self._socket.recvfrom(65536)
+                data = self._socket.recv(65536)
             except OSError:
                 return
             if self._socket.fileno() < 0:
                 return
             self.datagrams.append(data)
-            if self._answer:
-                self._socket.sendto(data, peer)
 
     def stop(self) -> None:
         try:
