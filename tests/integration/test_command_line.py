@@ -6,7 +6,7 @@ import re
 import subprocess
 import unittest
 
-from ebbtest import case, configs, programs
+from ebbtest import case, configs, ports, procfs, programs
 
 COMMA = re.compile(r"bridge\.as-printed\.json:11:7: error: \$\.outbounds\[0\]: ")
 
@@ -63,8 +63,26 @@ class CommandLine(case.ProgramCase):
             self.assertEqual((entry["file"], done.returncode), (entry["file"], 23), done.stdout)
             self.assertRegex(done.stdout, rf"{re.escape(entry['file'])}:\d+:\d+: error: ")
 
-    def test_running_a_bad_file_is_23_too(self):
+    def test_running_a_bad_file_is_23_names_every_fault_and_starts_nothing(self):
+        port, wrong = ports.free_port(), "freedon"
+        text = configs.portal(port, 70002, 20003)
+        text = text.replace('"rules"', '"domainStrategy": "Sometimes", "rules"').replace('"dokodemo-door"', f'"{wrong}"')
+        done = self.ebbgate("run", "-c", self.write("bad.json", text))
+        self.assertEqual(done.returncode, 23, done.stdout)
+        for fault in ("70002", "Sometimes", wrong):
+            self.assertIn(fault, done.stdout)
+        self.assertFalse(procfs.listening(port))
+        self.assertEqual(os.listdir(self.directory), ["bad.json"], "no lock, no socket")
+
+    def test_running_a_file_that_is_not_json_is_23_too(self):
         self.assertEqual(self.ebbgate("run", "-c", self.seeds(".as-printed.json")[0]).returncode, 23)
+
+    def test_log_file_that_cannot_be_written_is_named(self):
+        text = configs.portal(ports.free_port(), ports.free_port(), 1, {"log": {"error": "/no/such/folder/error.log"}})
+        done = self.ebbgate("run", "-c", self.write("log.json", text))
+        self.assertEqual(done.returncode, 23, done.stdout)
+        self.assertIn("$.log.error", done.stdout)
+        self.assertIn("/no/such/folder/error.log", done.stdout)
 
     def test_meaning_errors_name_place_value_and_remedy(self):
         text = configs.portal(20001, 20002, 20003).replace('"dokodemo-door"', '"dokodemo"')

@@ -64,8 +64,8 @@ class Starting(case.PairCase):
         self.assertTrue(procfs.listening(self.public))
 
     def test_titles_tell_roles(self):
-        self.start_pair()
-        wait.until("workers and a broker", lambda: self.portal.role("worker") and self.portal.role("broker"), 3)
+        self.start_pair(portal_extra={"ebbgate": {"workers": 2}})
+        wait.until("workers and a broker", lambda: len(self.portal.role("worker")) == 2 and self.portal.role("broker"), 3)
         self.assertRegex(procfs.title(self.portal.pid), "^ebbgate.*supervisor")
         self.assertEqual(len(self.portal.role("broker")), 1)
         for pid in self.portal.tree()[1:]:
