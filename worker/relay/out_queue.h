@@ -32,11 +32,15 @@ class BlockPool {
   Block* take();
   void give(Block* block);
   std::size_t bytes_in_use() const { return in_use_ * kBlockBytes; }
+  /// What slow consumers may hold in all (`limits.memory`): above, tunnels with such are not read. None by default.
+  void set_limit(std::size_t bytes) { limit_ = bytes; }
+  bool over_limit() const { return bytes_in_use() > limit_; }
 
  private:
   Block* free_ = nullptr;
   std::size_t kept_ = 0;
   std::size_t in_use_ = 0;
+  std::size_t limit_ = static_cast<std::size_t>(-1);
 };
 
 class OutQueue {

@@ -80,6 +80,7 @@ void MuxSide::resume() {
 Tunnel::Tunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits)
     : loop_(loop),
       wire_(loop, blocks, codec ? std::move(codec) : std::make_unique<PlainCodec>()),
+      blocks_(blocks),
       limits_(limits),
       timer_([](void* self) { static_cast<Tunnel*>(self)->timer_fired(); }, this),
       behind_timer_([](void* self) { static_cast<Tunnel*>(self)->check_behind(); }, this),
@@ -287,7 +288,7 @@ void Tunnel::check_behind() {
     }
   };
   const auto stands = [&](const MuxSide& side) { return now - side.progress_at_ >= limits_.stall; };
-  Longest longest;   // answers for the tunnel's limit
+  Longest longest;   // answers for the tunnel's limit, and the process's
   Longest standing;  // of those beyond their own limit, and without progress
   std::size_t total = 0;
   bool over = false;
@@ -307,7 +308,7 @@ void Tunnel::check_behind() {
     over = true;
     if (stands(side)) standing.look_at(side, queued);
   }
-  if (total > limits_.tunnel_buffer) {
+  if (longest.side != nullptr && (total > limits_.tunnel_buffer || blocks_.over_limit())) {
     over = true;
     if (standing.side == nullptr && stands(*longest.side)) standing = longest;
   }

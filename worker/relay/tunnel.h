@@ -139,6 +139,7 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   void leave(const Error& why);
   void gone();
 
+  BlockPool& blocks_;
   TunnelLimits limits_;
   net::Timer timer_;
   net::Timer behind_timer_;

@@ -388,6 +388,21 @@ TEST(Tunnel, CountsEveryConsumerTowardsItsOwnLimit) {
   for (auto& visitor : visitors) EXPECT_EQ(visitor->bytes_read, 900'000u);
 }
 
+TEST(Tunnel, StopsWhereTheProcessHoldsItsLimit) {
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  Fixture f;
+  f.blocks.set_limit(3 << 20);
+  auto [id, visitor] = f.visit(standing);
+  f.origins[id.value]->put(Bytes(16 << 20, 1));
+  f.loop.settle();
+  EXPECT_LE(f.blocks.bytes_in_use(), (3u << 20) + Wire::kHigh + (3u << 20));  // one step of the check, and the sender's
+  f.loop.advance(12s);
+  EXPECT_TRUE(visitor->was_reset());
+  EXPECT_EQ(f.blocks.bytes_in_use(), 0u);
+  EXPECT_FALSE(f.portal->dead());
+}
+
 TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
   TunnelLimits limits;
   limits.stream_buffer = 2 << 20;
