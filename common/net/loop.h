@@ -56,6 +56,7 @@ class Loop {
   MutSpan read_buffer() { return {read_buffer_.get(), kFrontRoom + kReadBytes}; }
   /// Streams being closed with care: linger_close() is the way in.
   Lingering& lingering() { return *lingering_; }
+  const Lingering& lingering() const { return *lingering_; }
 
  protected:
   friend class Stream;

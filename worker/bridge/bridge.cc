@@ -102,6 +102,13 @@ void Bridge::stop_dialling() {
   timer_.disarm();
 }
 
+void Bridge::drain() {
+  stop_dialling();
+  for (auto& link : links_) {
+    if (!link->dead() && link->plan().announce_restart()) link->poke();
+  }
+}
+
 void Bridge::abort(const Error& why) {
   stop_dialling();
   for (auto& link : links_) link->abort(why);

@@ -62,6 +62,8 @@ class Bridge {
   void start();
   /// No new tunnels; those that are up keep serving.
   void stop_dialling();
+  /// Planned replacement: stop_dialling(), and portals of our own are told to choose tunnels of the successor.
+  void drain();
   /// Ends everything.
   void abort(const Error& why);
   const config::Bridge& settings() const { return settings_; }

@@ -10,6 +10,7 @@
 
 #include "common/base/log.h"
 #include "common/config/canonical.h"
+#include "common/net/linger.h"
 #include "common/protocol/vmess/session_state.h"
 #include "ipc/state_blob.h"
 #include "worker/broker/broker_main.h"
@@ -34,6 +35,10 @@ std::string peer_of(const ipc::OfferRecord& record) {
 
 std::uint64_t key_of_visitor(const ipc::OfferRecord& record) {
   return std::hash<std::string_view>{}(as_text(record.peer));
+}
+
+std::size_t quarter_of_memory() {
+  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) / 4 * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
 
 std::size_t fd_limit() {
@@ -107,7 +112,7 @@ struct Broker::WorkerLink final : net::Watched {
         retry([](void* link) { static_cast<WorkerLink*>(link)->on_events(EPOLLIN | EPOLLOUT); }, this) {}
   static ipc::Channel::Options options(Broker& owner) {
     ipc::Channel::Options out;
-    out.fds_to_spare = [&owner] { return owner.relays_.size() * 2 + 512 < fd_limit(); };
+    out.fds_to_spare = [&owner] { return owner.fds_in_use() + 448 < fd_limit(); };  // an OFFER is far from the last one
     return out;
   }
   void on_events(std::uint32_t events) override {
@@ -193,6 +198,8 @@ Result<> Broker::on_config(std::uint64_t, std::string_view snapshot) {
     log_event(log::Level::warning, "routing", "rule names no outbound, the default one is used", kv("tag", tag));
   });
   if (!router) return std::unexpected{std::move(router.error()).in("routing")};
+  const auto memory = static_cast<std::size_t>(config->settings.limits.memory);
+  blocks_.set_limit(memory > 0 ? memory : quarter_of_memory());
   plant_ = std::make_unique<Plant>(std::move(*config), std::move(*router),
                                    outbound::Surroundings{loop_, blocks_, random_}, relays_);
   for (std::size_t i = 0; i < plant_->portals.size(); ++i) {
@@ -236,7 +243,7 @@ void Broker::on_drain(const ipc::DrainOrder& order) {
   }
   if (!std::exchange(draining_, true) && plant_) {
     log_event(log::Level::info, "broker", "draining", kv("connections", relays_.size()));
-    for (auto& each : plant_->bridges) each->stop_dialling();
+    for (auto& each : plant_->bridges) each->drain();
     for (auto& each : plant_->portals) each->drain();
     intake_->go_away(ctl_->control.gen(), loop_.now());
     arm_intake();
@@ -268,12 +275,22 @@ std::string Broker::on_query(std::string_view) {
   return plant_ ? status_json(plant_->portals, plant_->bridges, relays_.size(), loop_.now()) : "{}";
 }
 
+/// At most: both sides of a relay may be sockets. Parked offers hold theirs too.
+std::size_t Broker::fds_in_use() const {
+  std::size_t out = relays_.size() * 2 + loop_.lingering().size() + escrow_.size() + links_.size() + 64;
+  if (intake_) out += intake_->pending();
+  if (!plant_) return out;
+  for (const auto& each : plant_->portals) out += each->links().size();
+  for (const auto& each : plant_->bridges) out += each->links().size() + each->dialling();
+  return out;
+}
+
 ipc::Vitals Broker::on_ping() {
   ipc::Vitals out;
   const auto lag = std::chrono::duration_cast<std::chrono::microseconds>(std::exchange(worst_lag_, {})).count();
   out.loop_lag_us = static_cast<std::uint32_t>(std::clamp<std::int64_t>(lag, 0, 0xffffffff));
   out.connections = static_cast<std::uint32_t>(relays_.size());
-  const std::size_t used = relays_.size() * 2 + escrow_.size() + 64;
+  const std::size_t used = fds_in_use();
   out.fds_free = static_cast<std::uint32_t>(fd_limit() > used ? fd_limit() - used : 0);
   return out;
 }

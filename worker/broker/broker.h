@@ -63,6 +63,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void pool_changed(std::size_t portal);
   void check_drained();
   bool all_delivered() const;
+  std::size_t fds_in_use() const;
   void leave(int status);
   std::string status() const;
 
