@@ -1,6 +1,6 @@
 #include "common/config/canonical.h"
 
-#include "common/base/bytes.h"
+#include "common/base/json_writer.h"
 #include "common/config/load.h"
 #include "common/config/shapes.h"
 #include "common/config/text.h"
@@ -8,20 +8,6 @@
 
 namespace ebb::config {
 namespace {
-
-std::string json_string(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      (out += '\\') += c;
-    } else if (const auto byte = static_cast<std::uint8_t>(c); byte < 0x20) {
-      out += "\\u00" + to_hex({&byte, 1});
-    } else {
-      out += c;
-    }
-  }
-  return out + "\"";
-}
 
 /// Writes indented JSON; the caller closes what it opens.
 class Writer {
@@ -38,12 +24,12 @@ class Writer {
     out_ += bracket;
     first_ = false;
   }
-  void text(std::string_view key, std::string_view value) { raw(key, json_string(value)); }
+  void text(std::string_view key, std::string_view value) { raw(key, json_quote(value)); }
   void number(std::string_view key, std::uint64_t value) { raw(key, std::to_string(value)); }
   void boolean(std::string_view key, bool value) { raw(key, value ? "true" : "false"); }
   void strings(std::string_view key, const std::vector<std::string>& values) {
     std::string list = "[";
-    for (const auto& value : values) list += (list.size() > 1 ? ", " : "") + json_string(value);
+    for (const auto& value : values) list += (list.size() > 1 ? ", " : "") + json_quote(value);
     raw(key, list + "]");
   }
   void millis(std::string_view key, Millis value) { text(key, std::to_string(value.count()) + "ms"); }
@@ -55,7 +41,7 @@ class Writer {
     if (!first_) out_ += ',';
     if (depth_ > 0) line();
     first_ = false;
-    if (!key.empty()) out_ += json_string(key) + ": ";
+    if (!key.empty()) out_ += json_quote(key) + ": ";
   }
   void raw(std::string_view key, std::string_view value) {
     begin(key);

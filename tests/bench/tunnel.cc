@@ -1,9 +1,9 @@
-// CPU per GiB of the whole byte path in one process: visitor socket -> portal tunnel -> VMess -> bridge tunnel -> origin
-// socket, over loopback TCP. The generator and the sink run in threads of their own and are not counted.
+// CPU per GiB of the whole byte path in one process: visitor socket -> portal tunnel -> VMess -> bridge tunnel ->
+// origin socket, over loopback TCP. The generator and the sink run in threads of their own and are not counted.
 #include <benchmark/benchmark.h>
-#include <sys/socket.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include <array>
@@ -13,8 +13,8 @@
 #include "common/net/tcp_stream.h"
 #include "common/reverse/bridge_tunnel.h"
 #include "common/reverse/portal_tunnel.h"
+#include "worker/relay/plan_tunnel.h"
 #include "worker/relay/socket_side.h"
-#include "worker/relay/tunnel.h"
 #include "worker/relay/vmess_codec.h"
 
 namespace ebb::relay {
@@ -43,34 +43,17 @@ Fd non_blocking(Fd fd) {
 }
 
 template <class Plan>
-class Link : public Tunnel {
+class Link : public PlanTunnel<Plan> {
  public:
   Link(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, Plan plan)
-      : Tunnel(loop, blocks, std::move(codec), {}), plan_(std::move(plan)) {}
-  ~Link() override { plan_.abort_streams(*this); }
+      : PlanTunnel<Plan>(loop, blocks, std::move(codec), {}, "peer", std::move(plan)) {}
   using Tunnel::attach;
   using Tunnel::make_side;
   using Tunnel::send_frames;
-  Plan plan_;
   std::function<void(StreamId)> opened;
 
  protected:
-  Decoded<> feed(ConstSpan plain) override { return plan_.feed(plain, loop_.now(), *this); }
-  Bytes take_output() override { return plan_.take_output(); }
-  void tick() override { plan_.tick(loop_.now()); }
-  TimePoint next_deadline() const override { return plan_.next_deadline(); }
-  void forget(StreamId stream) override {
-    if constexpr (requires { plan_.close(stream, loop_.now()); }) {
-      plan_.close(stream, loop_.now());
-    } else {
-      plan_.close(stream);
-    }
-  }
-  void set_user(StreamId stream, void* user) override { plan_.set_user(stream, user); }
-  void abort_streams() override { plan_.abort_streams(*this); }
-  std::size_t max_data() const override { return plan_.send_limits().max_data; }
-  void on_reading_changed(bool) override {}
-  bool finished() const override { return false; }
+  void on_plan_moved() override {}
   void on_tunnel_over(const Error&) override {}
   void on_open(StreamId stream, const Target&, ConstSpan) override { opened(stream); }
 };
@@ -116,7 +99,7 @@ void carry(benchmark::State& state) {
     for (int i = 0; i < 50; ++i) loop.run_once();
     for (std::size_t i = 0; i < streams; ++i) {
       std::array<std::uint8_t, mux::kMaxHead> head;
-      const auto opened = portal.plan_.open(Target{Network::tcp, std::string("o.test"), 80}, nullptr, head);
+      const auto opened = portal.plan().open(Target{Network::tcp, std::string("o.test"), 80}, nullptr, head);
       portal.send_frames(ConstSpan(head).first(opened->head_bytes));
       auto [mine, theirs] = tcp_pair();
       visitors.push_back(std::move(theirs));
@@ -154,8 +137,8 @@ void carry(benchmark::State& state) {
     loop.run();
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
     for (auto& thread : threads) thread.join();
-    const double seconds = static_cast<double>(after.tv_sec - before.tv_sec) +
-                           static_cast<double>(after.tv_nsec - before.tv_nsec) * 1e-9;
+    const double seconds =
+        static_cast<double>(after.tv_sec - before.tv_sec) + static_cast<double>(after.tv_nsec - before.tv_nsec) * 1e-9;
     state.SetIterationTime(seconds);
     state.counters["cpu_s_per_GiB"] = seconds / 2;
   }
