@@ -4,6 +4,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
@@ -14,6 +15,7 @@ namespace ebb::ipc {
 namespace {
 
 constexpr std::size_t kMaxQuery = 64 * 1024;  // what the admin socket takes; a child never has to store more
+constexpr std::size_t kMaxSnapshot = std::size_t{256} << 20;
 
 /// QUIT by descriptor; TERM ends us at once, as it would any program.
 Fd take_child_signals() {
@@ -41,7 +43,10 @@ std::uint64_t resident_bytes() {
 }  // namespace
 
 ChildControl::ChildControl(Fd ctl, Role self, ChildHandler& handler)
-    : channel_(std::move(ctl), Link::ctl, self, Role::supervisor), handler_(handler), signals_(take_child_signals()) {
+    : channel_(std::move(ctl), Link::ctl, self, Role::supervisor),
+      handler_(handler),
+      self_(self),
+      signals_(take_child_signals()) {
   Hello hello;
   hello.role = self;
   hello.pid = static_cast<std::uint32_t>(::getpid());
@@ -110,6 +115,37 @@ Result<> ChildControl::config_arrived(Message& message) {
   return handler_.on_config(config.gen, *text);
 }
 
+Result<> ChildHandler::on_update_prepare(std::uint64_t, std::string_view) {
+  return std::unexpected(Error{Errc::refused, "this process takes no new configuration", {}});
+}
+
+Result<> ChildControl::update_arrived(Message& message) {
+  const auto update = message.as<ConfigUpdate>();
+  if (self_ != Role::broker) {
+    return std::unexpected(Error{Errc::protocol, "CONFIG_UPDATE is for brokers", "ctl"});
+  }
+  ConfigUpdate answer = update;
+  answer.code = 0;
+  std::string text;
+  if (update.phase == UpdatePhase::prepare) {
+    auto snapshot = read_sealed(message.fds[0].get(), kMaxSnapshot);
+    const auto prepared = snapshot ? handler_.on_update_prepare(update.gen, *snapshot)
+                                   : Result<>(std::unexpected(std::move(snapshot.error()).in("snapshot")));
+    if (!prepared) {
+      const Error& why = prepared.error();
+      answer.code = why.code == Errc::refused ? 1 : 2;
+      text = why.where.empty() ? why.what : why.where + ": " + why.what;
+      text.resize(std::min(text.size(), kMaxUpdateText));
+    }
+  } else if (update.phase == UpdatePhase::commit) {
+    handler_.on_update_commit(update.gen);
+  } else {
+    handler_.on_update_abort(update.gen);
+  }
+  channel_.send_body(Type::config_update_result, answer, {}, text);
+  return {};
+}
+
 Result<> ChildControl::handle(Message& message) {
   switch (message.type()) {
     case Type::hello: {
@@ -173,7 +209,8 @@ Result<> ChildControl::handle(Message& message) {
       }
       return {};
     }
-    default: return {};  // SECRETS, CONFIG_UPDATE, COMMIT: nothing sends them before reload and upgrade exist
+    case Type::config_update: return update_arrived(message);
+    default: return {};  // SECRETS, COMMIT: nothing sends them before TLS and upgrade exist
   }
 }
 

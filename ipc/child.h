@@ -56,6 +56,16 @@ class ChildHandler {
   /// back.
   virtual void on_broker_state(const BrokerState&) {}
 
+  // CONFIG_UPDATE, brokers only: a worker's generation is its configuration (spec/processes.md 9.1).
+  /// Build the tables of `gen` beside the old ones: what is new can be used from here on, nothing is taken away. A
+  /// second PREPARE replaces the first. Errors: refused = it needs a restart of this process; any other = it cannot be
+  /// used. The snapshot is checked and valid during the call.
+  virtual Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot);
+  /// From here on `gen` alone decides: what it lacks ends. Of another generation than the prepared one: nothing.
+  virtual void on_update_commit(std::uint64_t) {}
+  /// Drop what PREPARE has built.
+  virtual void on_update_abort(std::uint64_t) {}
+
   /// Begin, or after on_pause() resume, polling slots.
   virtual void on_start() = 0;
   /// Stop polling slots, keep everything else.
@@ -99,9 +109,11 @@ class ChildControl {
   Result<> handle(Message& message);
   void broken(Error why);
   Result<> config_arrived(Message& message);
+  Result<> update_arrived(Message& message);
 
   Channel channel_;
   ChildHandler& handler_;
+  Role self_;
   Fd signals_;
   std::uint64_t gen_ = 0;
   std::string query_;  // parts of a QUERY so far

@@ -30,6 +30,12 @@ struct Recorder final : ChildHandler {
   void on_slot_revoked(std::uint32_t slot) override { say("revoked " + std::to_string(slot)); }
   void on_link(const LinkAdd& link, Fd end) override { say("link " + std::to_string(link.broker_gen) + open(end)); }
   void on_broker_state(const BrokerState& state) override { say("broker " + std::to_string(state.broker_gen)); }
+  Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override {
+    say("prepare " + std::to_string(gen) + " " + std::string(snapshot));
+    return verdict;
+  }
+  void on_update_commit(std::uint64_t gen) override { say("commit " + std::to_string(gen)); }
+  void on_update_abort(std::uint64_t gen) override { say("abort " + std::to_string(gen)); }
   void on_start() override { say("start"); }
   void on_pause() override { say("pause"); }
   void on_drain(const DrainOrder& given) override {
@@ -49,11 +55,11 @@ struct Recorder final : ChildHandler {
 
 class ChildControlTest : public ::testing::Test {
  protected:
-  ChildControlTest() {
+  explicit ChildControlTest(Role role = Role::worker) {
     ::sigprocmask(SIG_SETMASK, nullptr, &before_);
     auto ends = pair();
-    supervisor.emplace(std::move(ends->first), Link::ctl, Role::supervisor, Role::worker);
-    child.emplace(std::move(ends->second), Role::worker, recorder);
+    supervisor.emplace(std::move(ends->first), Link::ctl, Role::supervisor, role);
+    child.emplace(std::move(ends->second), role, recorder);
     Hello hello;
     hello.role = Role::supervisor;
     hello.gen = 3;
@@ -78,6 +84,11 @@ class ChildControlTest : public ::testing::Test {
       types.push_back(m.type());
       if (m.type() == Type::pong && m.body.size() == sizeof(Pong)) pong = m.as<Pong>();
       if (m.type() == Type::answer) answer += as_text(m.body);
+      if (m.type() == Type::config_update_result) {
+        const auto result = m.as<ConfigUpdate>();
+        results.push_back(std::to_string(result.gen) + " " + std::to_string(static_cast<int>(result.phase)) + " " +
+                          std::to_string(result.code) + " " + std::string(as_text(m.body.subspan(sizeof result))));
+      }
     }) == ReadEnd::busy) {
     }
     return types;
@@ -88,6 +99,7 @@ class ChildControlTest : public ::testing::Test {
   std::optional<ChildControl> child;
   Pong pong;
   std::string answer;
+  std::vector<std::string> results;  // generation, phase, code, text
 
  private:
   sigset_t before_;
@@ -167,6 +179,61 @@ TEST_F(ChildControlTest, TakesQuitAsDrain) {
   recorder.order.reset();
   child->on_signal();
   EXPECT_FALSE(recorder.order.has_value());
+}
+
+struct BrokerControlTest : ChildControlTest {
+  BrokerControlTest() : ChildControlTest(Role::broker) {}
+  void update(std::uint64_t gen, UpdatePhase phase, std::string_view snapshot = {}) {
+    if (phase != UpdatePhase::prepare) {
+      supervisor->send_body(Type::config_update, ConfigUpdate{gen, phase, 0});
+      return;
+    }
+    const Fd memfd = *make_sealed("snapshot", as_bytes(snapshot));
+    const int fds[] = {memfd.get()};
+    supervisor->send_body(Type::config_update, ConfigUpdate{gen, phase, 0}, fds);
+  }
+};
+
+TEST_F(BrokerControlTest, AnswersEachStepOfAnUpdate) {
+  update(4, UpdatePhase::prepare, "{\"portals\":[]}");
+  update(4, UpdatePhase::commit);
+  update(5, UpdatePhase::prepare, "{}");
+  update(5, UpdatePhase::abort);
+  child->on_readable();
+  EXPECT_EQ(recorder.seen,
+            (std::vector<std::string>{"prepare 4 {\"portals\":[]}", "commit 4", "prepare 5 {}", "abort 5"}));
+  answers();
+  EXPECT_EQ(results, (std::vector<std::string>{"4 1 0 ", "4 2 0 ", "5 1 0 ", "5 3 0 "}));
+}
+
+TEST_F(BrokerControlTest, SaysWhyAnUpdateIsRefused) {
+  recorder.verdict = std::unexpected(Error{Errc::config, std::string(300, 'x'), "routing"});
+  update(4, UpdatePhase::prepare, "{}");
+  child->on_readable();
+  recorder.verdict = std::unexpected(Error{Errc::refused, "the number of loops", {}});
+  update(5, UpdatePhase::prepare, "{}");
+  child->on_readable();
+  answers();
+  ASSERT_EQ(results.size(), 2u);
+  EXPECT_EQ(results[0], "4 1 2 routing: " + std::string(kMaxUpdateText - 9, 'x'));
+  EXPECT_EQ(results[1], "5 1 1 the number of loops");
+}
+
+TEST_F(BrokerControlTest, AnswersASnapshotThatMayChangeUnderItsFeet) {
+  const Fd open = *make_shared("snapshot", 64);
+  const int fds[] = {open.get()};
+  supervisor->send_body(Type::config_update, ConfigUpdate{4, UpdatePhase::prepare, 0}, fds);
+  child->on_readable();
+  answers();
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_TRUE(results[0].starts_with("4 1 2 snapshot")) << results[0];
+  EXPECT_TRUE(recorder.seen.empty());
+}
+
+TEST_F(ChildControlTest, EndsOnAnUpdateForAWorker) {
+  supervisor->send_body(Type::config_update, ConfigUpdate{4, UpdatePhase::commit, 0});
+  child->on_readable();
+  EXPECT_EQ(recorder.seen, std::vector<std::string>{"broken: ctl: CONFIG_UPDATE is for brokers"});
 }
 
 TEST_F(ChildControlTest, EndsOnASnapshotThatDoesNotMatch) {
