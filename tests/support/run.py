@@ -36,7 +36,7 @@ def _flatten(suite):
 def discover() -> list[unittest.TestCase]:
     """Every test, in file order. A file that cannot be imported ends the run: it must not pass unseen."""
     loader, found = unittest.TestLoader(), []
-    for folder in ("integration", "interop"):
+    for folder in ("integration", "interop", "chaos"):
         for name in sorted(os.listdir(os.path.join(TESTS, folder))):
             if name.startswith("test_") and name.endswith(".py"):
                 found += _flatten(loader.loadTestsFromName(f"{folder}.{name[:-3]}"))
@@ -95,6 +95,8 @@ def main() -> int:
         word = {0: "ok  ", 77: "skip"}.get(status, "FAIL")
         print(f"{word} {seconds:6.1f} s  {name}", flush=True)
         skipped += status == 77
+        if word == "ok  ":  # what a test has to tell although it passed: its counts
+            print("".join(f"    {line}\n" for line in output.splitlines() if line.startswith("| ")), end="", flush=True)
         if word == "FAIL":
             failed.append(name)
             print("    " + output.replace("\n", "\n    "), flush=True)

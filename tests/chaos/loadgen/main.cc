@@ -21,7 +21,7 @@ using namespace ebb::loadgen;
 
 constexpr const char* kUsage =
     R"(ebb_loadgen --target HOST:PORT [--target ...] [--rate R] [--seconds S] [--long N] [--reopen] [--gap MS]
-                           [--bulk BYTES --bulk-streams N] [--most-open N]
+                           [--bulk BYTES --bulk-streams N] [--most-open N] [--first SEQUENCE]
 ebb_loadgen --origin PORT
 ebb_loadgen --naive-server PORT [--workers N] [--generation-ms MS]
 
@@ -87,7 +87,8 @@ int run_load(const Options& options) {
                    {.run = run,
                     .rate = number(options, "rate", 0),
                     .until_us = begin + static_cast<std::int64_t>(seconds * 1e6),
-                    .most_open = static_cast<std::size_t>(std::min(number(options, "most-open", 60'000), spare))},
+                    .most_open = static_cast<std::size_t>(std::min(number(options, "most-open", 60'000), spare)),
+                    .first = static_cast<std::uint64_t>(number(options, "first", 1))},
                    options.targets);
   LongLoad longs(poller,
                  {.run = run,

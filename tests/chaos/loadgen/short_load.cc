@@ -111,7 +111,11 @@ class ShortLoad::Connection final : public Watcher {
 };
 
 ShortLoad::ShortLoad(Poller& poller, Settings settings, std::vector<Target> targets)
-    : poller_(poller), settings_(settings), targets_(std::move(targets)), base_us_(now_us()) {}
+    : poller_(poller),
+      settings_(settings),
+      targets_(std::move(targets)),
+      next_sequence_(settings.first),
+      base_us_(now_us()) {}
 
 ShortLoad::~ShortLoad() = default;
 

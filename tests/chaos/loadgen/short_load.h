@@ -23,6 +23,7 @@ class ShortLoad {
     double rate = 0;            // connections per second; 0 = none
     std::int64_t until_us = 0;  // no more starts from then on
     std::size_t most_open = 0;  // starts wait while so many are open
+    std::uint64_t first = 1;    // sequence number of the first
   };
   ShortLoad(Poller& poller, Settings settings, std::vector<Target> targets);
   ShortLoad(const ShortLoad&) = delete;
@@ -39,7 +40,7 @@ class ShortLoad {
   /// No new connections to it; those under way go on.
   void drop_target(std::string_view text);
 
-  std::uint64_t started() const { return next_sequence_ - 1; }
+  std::uint64_t started() const { return next_sequence_ - settings_.first; }
   std::size_t open() const { return open_; }
   /// Most connections at a time, and starts that had to wait because too many were open.
   std::size_t most_open() const { return peak_; }
@@ -60,7 +61,7 @@ class ShortLoad {
   Connection* oldest_ = nullptr;  // open ones in order of their start, so timeouts are at the front
   Connection* youngest_ = nullptr;
   std::size_t open_ = 0, peak_ = 0;
-  std::uint64_t next_sequence_ = 1, held_back_ = 0;
+  std::uint64_t next_sequence_, held_back_ = 0;
   std::int64_t base_us_;  // the rate counts from here
   std::uint64_t started_since_base_ = 0;
   Tally tally_;

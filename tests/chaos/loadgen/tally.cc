@@ -7,8 +7,6 @@ namespace ebb::loadgen {
 
 namespace {
 
-constexpr std::size_t kSequencesKept = 10'000;
-
 // Quarter octaves: the two bits below the highest one, so a bucket is at most 25 % wide.
 std::size_t bucket_of(std::int64_t us) {
   const auto value = static_cast<std::uint64_t>(std::max<std::int64_t>(us, 4));
@@ -44,7 +42,6 @@ void Tally::ok(std::int64_t took_us) {
 void Tally::fail(Failure failure) {
   ++failed_;
   ++by_kind_[static_cast<std::size_t>(failure.fault)];
-  if (sequences_.size() < kSequencesKept) sequences_.push_back(failure.sequence);
   if (first_.size() < kKept) first_.push_back(std::move(failure));
 }
 
@@ -80,9 +77,6 @@ void Tally::write(JsonWriter& json) const {
     number("took_us", one.ended_us - one.started_us);
     json.key("source").text(one.source).key("target").text(one.target).key("detail").text(one.detail).end();
   }
-  json.end();
-  json.key("failed_sequences").array();
-  for (const std::uint64_t sequence : sequences_) json.number(static_cast<std::int64_t>(sequence));
   json.end();
 }
 

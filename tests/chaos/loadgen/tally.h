@@ -1,4 +1,4 @@
-// What became of the connections: counts, the first failures in full, how long answers took. Bounded.
+// What became of the connections: counts, failures in full, how long answers took. Bounded.
 #pragma once
 
 #include <array>
@@ -38,7 +38,7 @@ class Tally {
   void write(JsonWriter& json) const;
 
  private:
-  static constexpr std::size_t kKept = 20;         // failures told in full, the first and the last so many
+  static constexpr std::size_t kKept = 5'000;      // failures told in full
   static constexpr std::size_t kBuckets = 4 * 40;  // quarter octaves of microseconds
 
   std::int64_t percentile_us(int percent) const;
@@ -50,7 +50,6 @@ class Tally {
   std::array<std::uint64_t, kBuckets> took_{};
   std::int64_t slowest_us_ = 0;
   std::vector<Failure> first_;
-  std::vector<std::uint64_t> sequences_;  // of up to 10,000 failures, for questions to the origin
 };
 
 }  // namespace ebb::loadgen

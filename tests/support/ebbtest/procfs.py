@@ -42,6 +42,12 @@ def parent(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
+def session(pid: int) -> int:
+    """Session id: children keep it whoever adopts them, unless they call setsid. 0 when gone."""
+    fields = _stat(pid)
+    return int(fields[3]) if fields else 0
+
+
 def tree(root: int) -> list[int]:
     """`root` and all its descendants that are alive now, parents first."""
     children = {}
