@@ -95,6 +95,7 @@ def need_adoption(it: service.Service) -> None:
     deadline = time.monotonic() + 1.5
     while time.monotonic() < deadline:
         if not procfs.alive(broker):
+            wait.until("its children are gone", lambda: not it.tree(), 10)
             raise unittest.SkipTest("adoption is not built yet: children leave when their supervisor dies")
         time.sleep(0.05)
     restart_supervisor(it, 0)

@@ -35,7 +35,7 @@ class Origin::Connection final : public Watcher {
     const ssize_t done = ::recv(fd_.get(), bytes.data(), bytes.size(), 0);
     if (done < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (done <= 0) {
-      if (got_ < kIdBytes) ++origin_.no_id_;
+      if (got_ < kIdBytes) ++origin_.cut_;
       return close();
     }
     const auto count = static_cast<std::size_t>(done);
@@ -157,6 +157,7 @@ void Origin::write(JsonWriter& json) const {
   for (const std::uint64_t sequence : duplicates_) json.number(static_cast<std::int64_t>(sequence));
   json.end();
   number("no_id", no_id_);
+  number("cut", cut_);
   number("bytes", bytes_);
 }
 

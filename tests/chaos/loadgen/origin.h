@@ -44,7 +44,7 @@ class Origin final : public Watcher {
   std::vector<std::unique_ptr<Connection>> ended_;  // kept until the next accept, off their own stack
   std::vector<std::uint8_t> seen_;                  // by sequence number
   std::vector<std::uint64_t> duplicates_;           // the first 20
-  std::uint64_t accepted_ = 0, ids_ = 0, long_ = 0, duplicate_count_ = 0, no_id_ = 0, bytes_ = 0;
+  std::uint64_t accepted_ = 0, ids_ = 0, long_ = 0, duplicate_count_ = 0, no_id_ = 0, cut_ = 0, bytes_ = 0;
   std::size_t open_ = 0;
 };
 
