@@ -40,6 +40,10 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
     may_block_ = fd_ && (::fstat(fd_.get(), &info) != 0 || !S_ISREG(info.st_mode));
     on_.store(bool(fd_), std::memory_order_relaxed);
   }
+  void set_pattern(std::string_view pattern) {
+    set_formatter(
+        std::make_unique<spdlog::pattern_formatter>(std::string(pattern), spdlog::pattern_time_type::local, "\n"));
+  }
   bool on() const { return on_.load(std::memory_order_relaxed); }
   std::uint64_t dropped() const { return dropped_.load(std::memory_order_relaxed); }
 
@@ -68,6 +72,8 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
 
 std::atomic<Logger*> process_logger{nullptr};
 
+std::string_view pattern_of(Format format) { return format == Format::json ? kJsonPattern : kTextPattern; }
+
 }  // namespace
 
 struct Logger::State {
@@ -84,7 +90,7 @@ struct Logger::State {
     to.log({now, {}, {}, spdlog::level::info, {body.data(), body.size()}});
   }
 
-  const Format format;
+  std::atomic<Format> format;
   const std::function<std::chrono::system_clock::time_point()> clock;
   std::atomic<Level> level;
   LineSink error;
@@ -92,7 +98,7 @@ struct Logger::State {
 };
 
 Logger::Logger(Settings settings) {
-  const auto pattern = settings.format == Format::json ? kJsonPattern : kTextPattern;
+  const auto pattern = pattern_of(settings.format);
   state_ = std::make_unique<State>(std::move(settings), pattern);
 }
 
@@ -108,6 +114,12 @@ bool Logger::access_enabled() const {
 
 void Logger::set_level(Level level) { state_->level.store(level, std::memory_order_relaxed); }
 
+void Logger::set_format(Format format) {
+  if (state_->format.exchange(format, std::memory_order_relaxed) == format) return;
+  state_->error.set_pattern(pattern_of(format));
+  state_->access.set_pattern(pattern_of(format));
+}
+
 void Logger::swap(Stream stream, Fd fresh) { state_->sink(stream).swap(std::move(fresh)); }
 
 std::uint64_t Logger::dropped_lines() const { return state_->error.dropped() + state_->access.dropped(); }
@@ -116,7 +128,7 @@ void Logger::event(Level level, std::string_view component, std::string_view mes
                    std::span<const RenderedField> fields) {
   if (!enabled(level)) return;
   LineBody line;
-  const auto shape = state_->format == Format::json ? event_as_json : event_as_text;
+  const auto shape = state_->format.load(std::memory_order_relaxed) == Format::json ? event_as_json : event_as_text;
   shape(line, level, component, message, fields);
   state_->write(state_->error, line.text());
 }
@@ -124,7 +136,7 @@ void Logger::event(Level level, std::string_view component, std::string_view mes
 void Logger::access(const AccessLine& access) {
   if (!access_enabled()) return;
   LineBody line;
-  const auto shape = state_->format == Format::json ? access_as_json : access_as_text;
+  const auto shape = state_->format.load(std::memory_order_relaxed) == Format::json ? access_as_json : access_as_text;
   shape(line, access);
   state_->write(state_->access, line.text());
 }

@@ -90,6 +90,8 @@ class Logger {
   bool enabled(Level level) const;
   bool access_enabled() const;
   void set_level(Level level);
+  /// Between two lines; a line that another thread writes meanwhile may mix both forms.
+  void set_format(Format format);
   /// Later lines go to `fresh`, by dup3 onto the old descriptor number where there is one. An empty `fresh` ends that
   /// log.
   void swap(Stream stream, Fd fresh);

@@ -212,6 +212,17 @@ TEST(Log, FiltersByLevel) {
   EXPECT_FALSE(off.access_enabled());
 }
 
+TEST(Log, ChangesItsFormatBetweenTwoLines) {
+  Sheet sheet(Format::v2ray, Level::info);
+  EXPECT_FALSE(sheet.event(Level::info, "c", "m").starts_with("{"));
+  sheet.logger().set_format(Format::json);
+  const std::string line = sheet.event(Level::info, "c", "m");
+  EXPECT_TRUE(line.starts_with("{\"time\":") && line.ends_with("}\n")) << line;
+  EXPECT_TRUE(sheet.access({.target = &kTarget}).starts_with("{"));
+  sheet.logger().set_format(Format::v2ray);
+  EXPECT_FALSE(sheet.event(Level::info, "c", "m").starts_with("{"));
+}
+
 TEST(Log, DropsAndCountsWhatAFullPipeDoesNotTake) {
   Sheet sheet;
   const std::string field(3000, 'x');
