@@ -31,6 +31,8 @@ class BridgePlan {
   static constexpr std::size_t kMaxLive = 256;               // tunnels of one bridge in any state
 
   explicit BridgePlan(BridgePlanSettings settings = {}) : settings_(settings) {}
+  /// Of a new configuration. Tunnels beyond a smaller maximum stay.
+  void set_settings(BridgePlanSettings settings) { settings_ = settings; }
 
   /// Tunnels the load calls for, active plus dialling; never below min_tunnels.
   std::size_t wanted(const BridgeLoad& load) const;

@@ -81,6 +81,7 @@ class PortalTunnel {
   /// DRAIN technique (spec/reverse.md 8.3): makes the bridge dial another tunnel; this one stays fully usable.
   void ask_for_another(TimePoint now);
   bool asked_for_another() const { return tell_drain_; }
+  void set_max_streams(std::size_t streams) { settings_.max_streams = streams; }
   /// A consumer lags (spec/mux-cool.md 7): no new streams for now.
   void set_congested(bool congested) { congested_ = congested; }
   /// Planned replacement or `ctl drain`: DRAIN, and no new streams while another tunnel is there.

@@ -24,7 +24,7 @@ reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, cons
 BridgeLink::BridgeLink(Bridge& bridge, std::unique_ptr<relay::Codec> codec, std::string peer)
     : PlanTunnel(
           bridge.home_.around.loop, bridge.home_.around.blocks, std::move(codec),
-          outbound::tunnel_limits(bridge.home_.config.settings), std::move(peer),
+          outbound::tunnel_limits(bridge.home_.config->settings), std::move(peer),
           reverse::BridgeTunnel(tunnel_settings(bridge.settings_, bridge.home_), bridge.home_.around.loop.now())),
       bridge_(bridge),
       settled_([](void* self) { static_cast<BridgeLink*>(self)->bridge_.plan_.tunnel_settled(); }, this) {}
@@ -59,15 +59,15 @@ void BridgeLink::on_open(StreamId stream, const Target& target, ConstSpan) {
   routing::Subject subject;
   subject.inbound_tag = tag;
   subject.target = &target;
-  const auto decision = home.router.decide(subject);
+  const auto decision = home.router->decide(subject);
   log::AccessLine line;
   line.target = &target;
   std::unique_ptr<relay::Side> origin;
   if (decision.kind == routing::Decision::Kind::outbound) {
-    line.outbound_tag = home.config.outbounds[decision.index].tag;
-    origin = home.outbounds.open(decision.index, target);
+    line.outbound_tag = home.config->outbounds[decision.index].tag;
+    origin = home.outbounds->open(decision.index, target);
   } else if (decision.kind == routing::Decision::Kind::portal && home.open_in_portal) {
-    line.outbound_tag = home.config.portals[decision.index].tag;
+    line.outbound_tag = home.config->portals[decision.index].tag;
     origin = home.open_in_portal(decision.index, target);
   }
   if (!origin) {
@@ -75,7 +75,7 @@ void BridgeLink::on_open(StreamId stream, const Target& target, ConstSpan) {
     return refuse(stream);
   }
   log_access(line);
-  home.relays.start(make_side(stream, false), std::move(origin), outbound::relay_times(home.config.level(0)));
+  home.relays.start(make_side(stream, false), std::move(origin), outbound::relay_times(home.config->level(0)));
 }
 
 void BridgeLink::on_tunnel_over(const Error& why) { bridge_.link_over(*this, why); }
@@ -114,6 +114,13 @@ void Bridge::abort(const Error& why) {
   for (auto& link : links_) link->abort(why);
 }
 
+void Bridge::update(const config::Bridge& settings) {
+  settings_ = settings;
+  plan_.set_settings({settings.min_tunnels, settings.max_tunnels});
+  for (auto& link : links_) link->set_limits(outbound::tunnel_limits(home_.config->settings));
+  review_soon();
+}
+
 reverse::BridgeLoad Bridge::load() const {
   reverse::BridgeLoad out;
   out.dialling = dials_.size();
@@ -146,11 +153,11 @@ void Bridge::dial() {
   routing::Subject subject;
   subject.inbound_tag = settings_.tag;
   subject.target = &target;
-  const auto decision = home_.router.decide(subject);
+  const auto decision = home_.router->decide(subject);
   if (decision.kind != routing::Decision::Kind::outbound) {
     return dial_failed(Error{Errc::refused, "routing sends the bridge's own connection to no outbound", {}});
   }
-  auto way = home_.outbounds.way(decision.index, target);
+  auto way = home_.outbounds->way(decision.index, target);
   if (!way) return dial_failed(way.error());
   auto dialling = std::make_unique<Dialling>();
   Dialling* which = dialling.get();

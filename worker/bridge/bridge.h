@@ -21,12 +21,13 @@ namespace ebb::bridge {
 
 class Bridge;
 
-/// What a bridge needs from the process it lives in.
+/// What a bridge needs from the process it lives in. The three pointers follow the committed configuration: nothing
+/// keeps what they point to beyond a call.
 struct Home {
   outbound::Surroundings around;
-  const config::Config& config;
-  const routing::Router& router;
-  outbound::Outbounds& outbounds;
+  const config::Config* config;
+  const routing::Router* router;
+  outbound::Outbounds* outbounds;
   relay::Relays& relays;
   reverse::Hello hello;
   /// A stream that routing sends to a portal of this very process; null: refused.
@@ -66,6 +67,8 @@ class Bridge {
   void drain();
   /// Ends everything.
   void abort(const Error& why);
+  /// A new configuration has it too: the settings it came with, and those in its home, from now on.
+  void update(const config::Bridge& settings);
   const config::Bridge& settings() const { return settings_; }
   const std::vector<std::unique_ptr<BridgeLink>>& links() const { return links_; }
   std::size_t dialling() const { return dials_.size(); }
@@ -87,7 +90,7 @@ class Bridge {
   void link_over(BridgeLink& link, const Error& why);
   reverse::BridgeLoad load() const;
 
-  const config::Bridge& settings_;
+  config::Bridge settings_;
   Home& home_;
   reverse::BridgePlan plan_;
   std::vector<std::unique_ptr<BridgeLink>> links_;

@@ -11,12 +11,8 @@
 #include "common/base/log.h"
 #include "common/config/canonical.h"
 #include "common/net/linger.h"
-#include "common/protocol/vmess/session_state.h"
-#include "ipc/state_blob.h"
 #include "worker/broker/broker_main.h"
 #include "worker/broker/status.h"
-#include "worker/relay/socket_side.h"
-#include "worker/relay/vmess_codec.h"
 
 namespace ebb::broker {
 namespace {
@@ -24,18 +20,6 @@ namespace {
 constexpr auto kRetry = std::chrono::milliseconds(5);  // a link without room, or a process without descriptors
 constexpr auto kLagTick = std::chrono::milliseconds(500);
 constexpr auto kDrainTick = std::chrono::milliseconds(50);
-// A visitor or a bridge who pauses with his window shut: no less than the idle time. Dead tunnels are noticed by pings.
-constexpr auto kDeadAfter = std::chrono::seconds(300);
-
-IpAddress address_from(const std::array<std::uint8_t, 16>& mapped) { return IpAddress::from_v6(mapped); }
-
-std::string peer_of(const ipc::OfferRecord& record) {
-  return Endpoint{address_from(record.peer), record.peer_port}.text();
-}
-
-std::uint64_t key_of_visitor(const ipc::OfferRecord& record) {
-  return std::hash<std::string_view>{}(as_text(record.peer));
-}
 
 std::size_t quarter_of_memory() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) / 4 * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -48,34 +32,6 @@ std::size_t fd_limit() {
 }
 
 }  // namespace
-
-struct Broker::Plant {
-  config::Config config;
-  routing::Router router;
-  outbound::Outbounds outbounds;
-  PortalHome portal_home;
-  bridge::Home bridge_home;
-  std::vector<std::unique_ptr<Portal>> portals;
-  std::vector<std::unique_ptr<bridge::Bridge>> bridges;
-
-  Plant(config::Config parsed, routing::Router compiled, outbound::Surroundings around, relay::Relays& relays)
-      : config(std::move(parsed)),
-        router(std::move(compiled)),
-        outbounds(config, around),
-        portal_home{around, config.settings, relays, {}},
-        bridge_home{around, config, router, outbounds, relays, {}, {}} {
-    reverse::Hello hello;  // an empty feature set: ours-to-ours is decided, nothing changes on the wire yet
-    around.random.fill(hello.node_id);
-    portal_home.hello = bridge_home.hello = hello;
-    for (const auto& each : config.portals) portals.push_back(std::make_unique<Portal>(each, portal_home));
-    bridge_home.open_in_portal = [this](std::size_t index, const Target& target) {
-      return portals[index]->open(target, 0);
-    };
-    for (const auto& each : config.bridges) {
-      bridges.push_back(std::make_unique<bridge::Bridge>(each, bridge_home));
-    }
-  }
-};
 
 struct Broker::Ctl final : net::Watched {
   Ctl(Broker& owner, Fd fd)
@@ -127,6 +83,8 @@ struct Broker::WorkerLink final : net::Watched {
   std::uint32_t worker_id;
   ipc::Channel channel;
   ipc::LinkId id = 0;
+  GenerationTables::Gen gen = 0;  // of the worker's configuration: whose numbers it uses
+  bool gen_known = false;         // an offer said so
   net::Timer retry;
   bool over = false;
 };
@@ -148,6 +106,7 @@ Broker::Broker(Fd ctl)
           },
           this),
       drain_timer_([](void* self) { static_cast<Broker*>(self)->check_drained(); }, this),
+      retire_timer_([](void* self) { static_cast<Broker*>(self)->retire_tables(); }, this),
       sweep_links_([](void* self) { static_cast<Broker*>(self)->dead_links_.clear(); }, this) {
   ctl_ = std::make_unique<Ctl>(*this, std::move(ctl));
   signals_ = std::make_unique<Signals>(*this);
@@ -181,7 +140,7 @@ Result<> Broker::on_shm(ipc::ShmKind, Fd memfd, std::uint64_t) {
   return {};
 }
 
-Result<> Broker::on_config(std::uint64_t, std::string_view snapshot) {
+Result<> Broker::on_config(std::uint64_t gen, std::string_view snapshot) {
   auto config = config::parse_canonical(snapshot);
   if (!config) return std::unexpected{std::move(config.error()).in("snapshot")};
   log::Settings logs;
@@ -191,25 +150,61 @@ Result<> Broker::on_config(std::uint64_t, std::string_view snapshot) {
   logs.access = std::move(access_log_);
   log::init(std::move(logs));
 
-  routing::Router::Handlers handlers;
-  for (const auto& outbound : config->outbounds) handlers.outbounds.push_back(outbound.tag);
-  for (const auto& portal : config->portals) handlers.portals.push_back(portal.tag);
-  auto router = routing::Router::compile(config->rules, handlers, [](std::string_view tag) {
-    log_event(log::Level::warning, "routing", "rule names no outbound, the default one is used", kv("tag", tag));
-  });
-  if (!router) return std::unexpected{std::move(router.error()).in("routing")};
-  const auto memory = static_cast<std::size_t>(config->settings.limits.memory);
-  blocks_.set_limit(memory > 0 ? memory : quarter_of_memory());
-  plant_ = std::make_unique<Plant>(std::move(*config), std::move(*router),
-                                   outbound::Surroundings{loop_, blocks_, random_}, relays_);
-  for (std::size_t i = 0; i < plant_->portals.size(); ++i) {
-    plant_->portals[i]->on_change = [this, i](Portal&) { pool_changed(i); };
-  }
-  ipc::OfferIntake::Options options;
-  options.tunnel_wait = plant_->config.settings.timers.tunnel_wait;
-  intake_ = std::make_unique<ipc::OfferIntake>(options, *this);
+  auto tables = GenerationTables::make(gen, std::move(*config));
+  if (!tables) return std::unexpected{std::move(tables.error())};
+  intake_ = std::make_unique<ipc::OfferIntake>(ipc::OfferIntake::Options{}, *this);
+  plant_ = std::make_unique<Plant>(std::move(*tables), outbound::Surroundings{loop_, blocks_, random_}, relays_,
+                                   visitors_, [this](PortalKey key, Portal& portal) { pool_changed(key, portal); });
+  use_limits();
   ctl_->control.ready();
   return {};
+}
+
+void Broker::use_limits() {
+  const auto& settings = plant_->config().settings;
+  const auto memory = static_cast<std::size_t>(settings.limits.memory);
+  blocks_.set_limit(memory > 0 ? memory : quarter_of_memory());
+  intake_->set_tunnel_wait(settings.timers.tunnel_wait);
+}
+
+// --- a reload (spec/processes.md 9.1) --------------------------------------------------------------------------------
+
+Result<> Broker::on_update_prepare(std::uint64_t gen, std::string_view snapshot) {
+  if (!plant_) return std::unexpected{Error{Errc::protocol, "an update came before the configuration", {}}};
+  auto config = config::parse_canonical(snapshot);
+  if (!config) return std::unexpected{std::move(config.error()).in("snapshot")};
+  return plant_->prepare(gen, std::move(*config));
+}
+
+void Broker::on_update_commit(std::uint64_t gen) {
+  if (!plant_) return;
+  const auto removed = plant_->commit(gen);
+  if (!removed) return log_event(log::Level::error, "broker", "commit of what was not prepared", kv("generation", gen));
+  const auto& log = plant_->config().log;
+  log::current()->set_level(log::Level{static_cast<std::uint8_t>(log.level)});
+  log::current()->set_format(log.json ? log::Format::json : log::Format::v2ray);
+  use_limits();
+  portals_removed(*removed);
+  log_event(log::Level::info, "broker", "configuration was changed", kv("generation", gen));
+}
+
+void Broker::on_update_abort(std::uint64_t gen) {
+  if (!plant_) return;
+  if (const auto removed = plant_->abort(gen)) portals_removed(*removed);
+}
+
+void Broker::portals_removed(const Plant::Removed& removed) {
+  for (const auto& link : links_) announce(*link);
+  for (const PortalKey key : removed) intake_->portal_up(key, loop_.now());  // who waits is refused by choose()
+  retire_tables();
+  arm_intake();
+}
+
+/// Tables that no link uses any more go when the last offer of a dead worker has been answered.
+void Broker::retire_tables() {
+  const Duration wait = plant_->config().settings.timers.tunnel_wait + std::chrono::seconds(1);
+  plant_->tables().retire(wait, loop_.now());
+  if (const auto due = plant_->tables().next_retirement(wait)) loop_.arm_at(retire_timer_, *due);
 }
 
 void Broker::on_slot(const ipc::SlotGrant& grant, Fd socket) { escrow_[grant.slot] = std::move(socket); }
@@ -223,15 +218,15 @@ void Broker::on_link(const ipc::LinkAdd& link, Fd end) {
   links_.push_back(std::move(fresh));
   added.id = intake_->add_link(added.channel, static_cast<std::uint16_t>(link.worker_id), link.credits);
   loop_.add(added.channel.fd(), added);
-  for (std::size_t i = 0; i < plant_->portals.size(); ++i) {
-    const Portal& portal = *plant_->portals[i];
-    intake_->set_tunnels(added.id, static_cast<std::uint16_t>(i), portal.live(), portal.streams(), loop_.now());
-  }
+  // Nobody says of which generation the worker is; its first offer will. Until then it is a new one.
+  added.gen = plant_->tables().newest();
+  plant_->tables().link_added(added.gen);
+  announce(added);
   arm_intake();
 }
 
 void Broker::on_start() {
-  for (auto& each : plant_->bridges) each->start();
+  if (plant_) plant_->start();
 }
 
 void Broker::on_drain(const ipc::DrainOrder& order) {
@@ -239,12 +234,11 @@ void Broker::on_drain(const ipc::DrainOrder& order) {
     const TimePoint until = loop_.now() + *order.deadline;
     drain_until_ = drain_until_ ? std::min(*drain_until_, until) : until;
   } else if (!drain_until_ && plant_) {
-    drain_until_ = loop_.now() + plant_->config.settings.timers.hard_stop_after.value_or(std::chrono::hours(24));
+    drain_until_ = loop_.now() + plant_->config().settings.timers.hard_stop_after.value_or(std::chrono::hours(24));
   }
   if (!std::exchange(draining_, true) && plant_) {
     log_event(log::Level::info, "broker", "draining", kv("connections", relays_.size()));
-    for (auto& each : plant_->bridges) each->drain();
-    for (auto& each : plant_->portals) each->drain();
+    plant_->drain();
     intake_->go_away(ctl_->control.gen(), loop_.now());
     arm_intake();
   }
@@ -268,11 +262,11 @@ bool Broker::all_delivered() const {
   const auto delivered = [](const auto& owner) {
     return std::ranges::all_of(owner->links(), [](const auto& link) { return link->undelivered() == 0; });
   };
-  return std::ranges::all_of(plant_->portals, delivered) && std::ranges::all_of(plant_->bridges, delivered);
+  return std::ranges::all_of(plant_->portals(), delivered) && std::ranges::all_of(plant_->bridges(), delivered);
 }
 
 std::string Broker::on_query(std::string_view) {
-  return plant_ ? status_json(plant_->portals, plant_->bridges, relays_.size(), loop_.now()) : "{}";
+  return plant_ ? status_json(plant_->portals(), plant_->bridges(), relays_.size(), loop_.now()) : "{}";
 }
 
 /// At most: both sides of a relay may be sockets. Parked offers hold theirs too.
@@ -280,8 +274,8 @@ std::size_t Broker::fds_in_use() const {
   std::size_t out = relays_.size() * 2 + loop_.lingering().size() + escrow_.size() + links_.size() + 64;
   if (intake_) out += intake_->pending();
   if (!plant_) return out;
-  for (const auto& each : plant_->portals) out += each->links().size();
-  for (const auto& each : plant_->bridges) out += each->links().size() + each->dialling();
+  for (const auto* each : plant_->portals()) out += each->links().size();
+  for (const auto* each : plant_->bridges()) out += each->links().size() + each->dialling();
   return out;
 }
 
@@ -307,6 +301,7 @@ void Broker::read_link(WorkerLink& link) {
   for (;;) {
     bool fault = false;
     const auto end = link.channel.on_readable([&](ipc::Message& message) {
+      if (message.type() == ipc::Type::offer && !link.gen_known) learn_generation(link, message);
       const auto code = intake_->on_message(link.id, message, loop_.now());
       if (code == ipc::FaultCode::none) return;
       link.channel.send_fault(code, "offer");
@@ -332,6 +327,8 @@ void Broker::drop_link(WorkerLink& link) {
   link.over = true;
   link.retry.disarm();
   loop_.remove(link.channel.fd(), link);
+  plant_->tables().link_gone(link.gen, loop_.now());
+  retire_tables();
   const auto at = std::find_if(links_.begin(), links_.end(), [&](const auto& each) { return each.get() == &link; });
   dead_links_.push_back(std::move(*at));
   links_.erase(at);
@@ -345,72 +342,40 @@ void Broker::arm_intake() {
   loop_.arm_at(intake_timer_, *due);
 }
 
-void Broker::pool_changed(std::size_t index) {
-  Portal& portal = *plant_->portals[index];
+void Broker::learn_generation(WorkerLink& link, const ipc::Message& message) {
+  const auto records = message.records<ipc::OfferRecord>();
+  const auto* table = records.empty() ? nullptr : plant_->tables().find(records[0].hid);
+  if (table == nullptr) return;
+  link.gen_known = true;
+  if (table->gen == link.gen) return;
+  plant_->tables().link_added(table->gen);
+  plant_->tables().link_gone(link.gen, loop_.now());
+  link.gen = table->gen;
+  announce(link);
+}
+
+/// TUNNELS for every portal, as the worker numbers them.
+void Broker::announce(WorkerLink& link) {
+  const auto* table = plant_->tables().at(link.gen);
+  if (table == nullptr) return;
+  for (std::size_t i = 0; i < table->portals.size(); ++i) {
+    const Portal* portal = plant_->portal(table->portals[i]);
+    intake_->set_tunnels(link.id, static_cast<std::uint16_t>(i), portal != nullptr ? portal->live() : std::uint16_t{0},
+                         portal != nullptr ? portal->streams() : 0, loop_.now());
+  }
+}
+
+void Broker::pool_changed(PortalKey key, Portal& portal) {
   for (const auto& link : links_) {
-    intake_->set_tunnels(link->id, static_cast<std::uint16_t>(index), portal.live(), portal.streams(), loop_.now());
+    const auto* table = plant_->tables().at(link->gen);
+    if (table == nullptr) continue;
+    for (std::size_t i = 0; i < table->portals.size(); ++i) {
+      if (table->portals[i] != key) continue;
+      intake_->set_tunnels(link->id, static_cast<std::uint16_t>(i), portal.live(), portal.streams(), loop_.now());
+    }
   }
-  if (portal.has_room()) intake_->portal_up(static_cast<ipc::PortalKey>(index), loop_.now());
+  if (portal.has_room()) intake_->portal_up(key, loop_.now());
   arm_intake();
-}
-
-std::optional<ipc::PortalKey> Broker::portal_of(ipc::LinkId, const ipc::OfferRecord& record) {
-  if (record.portal >= plant_->portals.size() || record.inbound >= plant_->config.inbounds.size()) return std::nullopt;
-  return record.portal;
-}
-
-ipc::Choice Broker::choose(ipc::PortalKey portal, const ipc::OfferRecord& record, ConstSpan blob) {
-  if (record.klass != ipc::OfferClass::raw) {
-    const auto decoded = ipc::decode_blob(blob);
-    const auto state = decoded ? decoded->get(ipc::Tlv::vmess) : std::nullopt;
-    if (!decoded || (state && !vmess::decode_state(*state))) {
-      return ipc::Choice::refuse(ipc::RefuseReason::bad_state);
-    }
-  }
-  if (record.role == ipc::OfferRole::tunnel) return ipc::Choice::take(0);
-  return plant_->portals[portal]->has_room() ? ipc::Choice::take(0) : ipc::Choice::park();
-}
-
-void Broker::own(ipc::OwnedOffer offer) {
-  std::unique_ptr<relay::Codec> codec;
-  Bytes unread;
-  std::optional<Target> target;
-  if (!offer.blob.empty()) {
-    const auto blob = ipc::decode_blob(offer.blob);
-    if (!blob) return;  // choose() decoded it
-    if (const auto state = blob->get(ipc::Tlv::vmess)) {
-      const auto decoded = vmess::decode_state(*state);
-      if (!decoded) return;  // never as plain bytes
-      codec = relay::codec_from(*decoded, random_);
-    }
-    for (const auto type : {ipc::Tlv::unread_cipher, ipc::Tlv::unread_plain}) {
-      if (const auto bytes = blob->get(type)) unread.insert(unread.end(), bytes->begin(), bytes->end());
-    }
-    if (const auto bytes = blob->get(ipc::Tlv::meta)) {
-      if (const auto meta = ipc::decode_meta(*bytes)) target = meta->target;
-    }
-  }
-  net::tune_socket(offer.fd.get(), kDeadAfter);
-  auto stream = std::make_unique<net::TcpStream>(loop_, std::move(offer.fd));
-  Portal& portal = *plant_->portals[offer.portal];
-  if (offer.record.role == ipc::OfferRole::tunnel) {
-    return portal.add_tunnel({std::move(stream), std::move(codec), std::move(unread), peer_of(offer.record),
-                              offer.record.user, offer.record.inbound});
-  }
-  const auto& inbound = plant_->config.inbounds[offer.record.inbound];
-  const auto* door = std::get_if<config::DokodemoInbound>(&inbound.protocol);
-  if (!target && door != nullptr) target = Target{Network::tcp, door->address, door->port};
-  if (!target) return stream->reset();
-  const std::uint32_t level = door != nullptr ? door->level : 0;
-  auto visitor = std::make_unique<relay::SocketSide>(loop_, blocks_, std::move(codec));
-  relay::SocketSide& socket = *visitor;
-  std::unique_ptr<relay::Side> side = std::move(visitor);
-  if (!portal.serve(side, *target, plant_->config.level(level), key_of_visitor(offer.record))) {
-    log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal.settings().tag),
-              kv("peer", peer_of(offer.record)));
-    return stream->reset();
-  }
-  socket.attach(std::move(stream), std::move(unread));
 }
 
 int run_broker(Fd ctl) {

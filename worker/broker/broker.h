@@ -8,16 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "common/config/config.h"
 #include "common/crypto/random.h"
 #include "common/net/uv_loop.h"
-#include "common/routing/router.h"
 #include "ipc/channel.h"
 #include "ipc/child.h"
 #include "ipc/offer_intake.h"
-#include "worker/bridge/bridge.h"
-#include "worker/broker/portal.h"
-#include "worker/outbound/outbounds.h"
+#include "worker/broker/plant.h"
+#include "worker/broker/visitors.h"
 
 namespace ebb::broker {
 
@@ -35,12 +32,14 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   struct Ctl;         // watches the ctl link
   struct Signals;     // and the signals
   struct WorkerLink;  // a handoff link
-  struct Plant;       // what a configuration turns into: router, outbounds, portals, bridges
 
   // ipc::ChildHandler
   void on_log(ipc::LogKind which, Fd file) override;
   Result<> on_shm(ipc::ShmKind kind, Fd memfd, std::uint64_t bytes) override;
   Result<> on_config(std::uint64_t gen, std::string_view snapshot) override;
+  Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override;
+  void on_update_commit(std::uint64_t gen) override;
+  void on_update_abort(std::uint64_t gen) override;
   void on_slot(const ipc::SlotGrant& grant, Fd socket) override;
   void on_slot_revoked(std::uint32_t slot) override;
   void on_link(const ipc::LinkAdd& link, Fd end) override;
@@ -60,7 +59,12 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void read_link(WorkerLink& link);
   void drop_link(WorkerLink& link);
   void arm_intake();
-  void pool_changed(std::size_t portal);
+  void learn_generation(WorkerLink& link, const ipc::Message& message);
+  void announce(WorkerLink& link);
+  void pool_changed(PortalKey key, Portal& portal);
+  void use_limits();
+  void portals_removed(const Plant::Removed& removed);
+  void retire_tables();
   void check_drained();
   bool all_delivered() const;
   std::size_t fds_in_use() const;
@@ -70,6 +74,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   net::UvLoop loop_;
   relay::BlockPool blocks_;
   crypto::SystemRandom random_;
+  Visitors visitors_;
   relay::Relays relays_;
   Fd error_log_, access_log_;
   std::vector<Fd> kept_memory_;         // shared tables of the workers: escrow only
@@ -83,6 +88,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   net::Timer intake_timer_;
   net::Timer lag_timer_;
   net::Timer drain_timer_;
+  net::Timer retire_timer_;
   net::Deferred sweep_links_;
   std::optional<TimePoint> drain_until_;
   Duration worst_lag_{};

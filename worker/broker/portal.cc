@@ -13,8 +13,11 @@ constexpr std::size_t kMaxRemembered = 4096;
 
 /// Tunnels of one user of one inbound come from one bridge, as far as a stock bridge lets us know.
 std::uint64_t key_of(const TunnelOffer& offer) {
-  if (offer.user != 0xffffffff) return std::uint64_t{offer.inbound} << 32 | offer.user;
-  return std::hash<std::string>{}(offer.peer.substr(0, offer.peer.rfind(':'))) | std::uint64_t{1} << 63;
+  constexpr std::uint64_t kByPeer = std::uint64_t{1} << 63;
+  if (offer.person) {
+    return (std::hash<UserId>{}(offer.person->id) + offer.person->inbound.value * 0x9e3779b97f4a7c15u) & ~kByPeer;
+  }
+  return std::hash<std::string>{}(offer.peer.substr(0, offer.peer.rfind(':'))) | kByPeer;
 }
 
 std::optional<reverse::Dialect> forced_dialect(config::Dialect dialect) {
@@ -46,7 +49,8 @@ PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
                  outbound::tunnel_limits(portal.home_.settings), offer.peer,
                  reverse::PortalTunnel(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
       portal_(portal),
-      bridge_key_(key_of(offer)) {}
+      bridge_key_(key_of(offer)),
+      person_(offer.person) {}
 
 void PortalLink::start(TunnelOffer offer) { attach(std::move(offer.stream), std::move(offer.unread)); }
 
@@ -101,10 +105,13 @@ reverse::PortalTunnelSettings Portal::tunnel_settings(const TunnelOffer& offer) 
   }
   out.hello = home_.hello;
   out.seed = home_.around.random.below(0xffffffff);
-  if (home_.settings.limits.max_streams_per_tunnel > 0) {
-    out.max_streams = home_.settings.limits.max_streams_per_tunnel;
-  }
+  out.max_streams = max_streams();
   return out;
+}
+
+std::size_t Portal::max_streams() const {
+  const std::size_t limit = home_.settings.limits.max_streams_per_tunnel;
+  return limit > 0 ? limit : reverse::PortalTunnelSettings{}.max_streams;
 }
 
 void Portal::add_tunnel(TunnelOffer offer) {
@@ -230,6 +237,22 @@ void Portal::link_over(PortalLink& link, const Error& why) {
 
 void Portal::abort(const Error& why) {
   for (auto& link : links_) link->abort(why);
+}
+
+void Portal::abort_unless(const std::function<bool(const Person&)>& allowed, const Error& why) {
+  for (auto& link : links_) {
+    if (link->person() && !allowed(*link->person())) link->abort(why);
+  }
+}
+
+void Portal::update(const config::Portal& settings) {
+  if (settings.policy != settings_.policy) picker_ = reverse::Picker(pick_policy(settings.policy));
+  settings_ = settings;
+  for (auto& link : links_) {
+    link->set_limits(outbound::tunnel_limits(home_.settings));
+    link->plan().set_max_streams(max_streams());
+  }
+  review_soon();
 }
 
 }  // namespace ebb::broker

@@ -13,6 +13,7 @@
 #include "common/reverse/picker.h"
 #include "common/reverse/portal_plan.h"
 #include "common/reverse/portal_tunnel.h"
+#include "worker/broker/generation_tables.h"
 #include "worker/outbound/outbounds.h"
 #include "worker/relay/plan_tunnel.h"
 
@@ -20,10 +21,10 @@ namespace ebb::broker {
 
 class Portal;
 
-/// What a portal needs from the process it lives in.
+/// What a portal needs from the process it lives in. The settings are those of the committed configuration.
 struct PortalHome {
   outbound::Surroundings around;
-  const config::Settings& settings;
+  config::Settings settings;
   relay::Relays& relays;
   reverse::Hello hello;
 };
@@ -34,8 +35,7 @@ struct TunnelOffer {
   std::unique_ptr<relay::Codec> codec;  // null: plain
   Bytes unread;
   std::string peer;
-  std::uint32_t user = 0xffffffff;  // index at its inbound: whose dialect to remember
-  std::uint16_t inbound = 0;
+  std::optional<Person> person;  // whose dialect to remember, and with whom the tunnel ends
 };
 
 class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
@@ -43,6 +43,7 @@ class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
   PortalLink(Portal& portal, TunnelOffer& offer);
   void start(TunnelOffer offer);
   std::uint64_t bridge_key() const { return bridge_key_; }
+  const std::optional<Person>& person() const { return person_; }
   /// A stream to `target`: New goes out at once. Null when this tunnel cannot carry it.
   std::unique_ptr<relay::MuxSide> open(const Target& target);
 
@@ -62,6 +63,7 @@ class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
 
   Portal& portal_;
   std::uint64_t bridge_key_;
+  std::optional<Person> person_;
   Standing seen_;
 };
 
@@ -81,7 +83,12 @@ class Portal {
              std::uint64_t visitor_key);
   /// Only the origin side, for a stream of a bridge in this same process. Null: no tunnel.
   std::unique_ptr<relay::Side> open(const Target& target, std::uint64_t visitor_key);
+  /// Ends every tunnel and stream.
   void abort(const Error& why);
+  /// The same for the tunnels of people who are not allowed any more.
+  void abort_unless(const std::function<bool(const Person&)>& allowed, const Error& why);
+  /// A new configuration has it too: the settings it came with, and those in its home, from now on.
+  void update(const config::Portal& settings);
   /// Planned replacement (spec/processes.md 9.3): bridges are asked to dial anew; visitors are served as long as they
   /// come here.
   void drain();
@@ -101,8 +108,9 @@ class Portal {
   void review_soon() { home_.around.loop.defer(review_later_); }
   void link_over(PortalLink& link, const Error& why);
   reverse::PortalTunnelSettings tunnel_settings(const TunnelOffer& offer) const;
+  std::size_t max_streams() const;
 
-  const config::Portal& settings_;
+  config::Portal settings_;
   PortalHome& home_;
   std::vector<std::unique_ptr<PortalLink>> links_;  // in order of arrival
   mutable reverse::Picker picker_;

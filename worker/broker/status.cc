@@ -60,9 +60,8 @@ std::string_view dialect_of(const bridge::BridgeLink& link) {
 
 }  // namespace
 
-std::string status_json(const std::vector<std::unique_ptr<Portal>>& portals,
-                        const std::vector<std::unique_ptr<bridge::Bridge>>& bridges, std::size_t connections,
-                        TimePoint now) {
+std::string status_json(const std::vector<const Portal*>& portals, const std::vector<const bridge::Bridge*>& bridges,
+                        std::size_t connections, TimePoint now) {
   JsonWriter out;
   out.object().key("connections").number(static_cast<std::int64_t>(connections));
   out.key("portals").array();

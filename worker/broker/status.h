@@ -11,8 +11,7 @@
 namespace ebb::broker {
 
 /// {"connections":N,"portals":[...],"bridges":[...]}
-std::string status_json(const std::vector<std::unique_ptr<Portal>>& portals,
-                        const std::vector<std::unique_ptr<bridge::Bridge>>& bridges, std::size_t connections,
-                        TimePoint now);
+std::string status_json(const std::vector<const Portal*>& portals, const std::vector<const bridge::Bridge*>& bridges,
+                        std::size_t connections, TimePoint now);
 
 }  // namespace ebb::broker

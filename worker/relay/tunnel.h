@@ -77,6 +77,8 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   std::size_t undelivered() const { return wire_.queued() + (wire_.stream() ? wire_.stream()->undelivered() : 0); }
   /// A consumer lags so far that the tunnel is not read: no new streams for now.
   bool congested() const { return over_limit_; }
+  /// From the next look at its consumers on.
+  void set_limits(TunnelLimits limits) { limits_ = limits; }
 
  protected:
   friend class MuxSide;

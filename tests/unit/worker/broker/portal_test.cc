@@ -31,7 +31,7 @@ class PortalTest : public testing::Test {
   /// The bridge's end of a new tunnel, without a protocol below.
   std::unique_ptr<MemoryStream> tunnel() {
     auto [ours, theirs] = MemoryStream::pair(loop);
-    portal->add_tunnel({std::move(ours), nullptr, {}, "192.0.2.1:1", 0, 0});
+    portal->add_tunnel({std::move(ours), nullptr, {}, "192.0.2.1:1", std::nullopt});
     loop.run_once();
     return std::move(theirs);
   }
@@ -54,16 +54,15 @@ class PortalTest : public testing::Test {
   net::UvLoop loop;
   relay::BlockPool blocks;
   crypto::SystemRandom random;
-  config::Settings settings;
   config::Portal portal_settings;
   relay::Relays relays{loop};
-  PortalHome home{{loop, blocks, random}, settings, relays, {}};
+  PortalHome home{{loop, blocks, random}, {}, relays, {}};
   std::unique_ptr<Portal> portal;
   int changes = 0;
 };
 
 TEST_F(PortalTest, SaysAtOnceThatAFullTunnelHasRoomAgain) {
-  settings.limits.max_streams_per_tunnel = 2;
+  home.settings.limits.max_streams_per_tunnel = 2;
   auto bridge = tunnel();
   auto first = visit();
   auto second = visit();
@@ -97,7 +96,7 @@ TEST_F(PortalTest, AsksItsBridgesToDialAnewAndStillServes) {
 }
 
 TEST_F(PortalTest, GoesAwayWithTunnelsAndVisitorsOpen) {
-  settings.limits.stream_buffer = 1000;
+  home.settings.limits.stream_buffer = 1000;
   auto bridge = tunnel();
   auto visitor = visit();
   static_cast<MemoryStream&>(*visitor).faults.capacity = 1000;

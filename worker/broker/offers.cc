@@ -1,0 +1,108 @@
+// What becomes of an offer: whose it is, whether it is taken, and what it turns into.
+#include <algorithm>
+#include <utility>
+
+#include "common/base/log.h"
+#include "common/protocol/vmess/session_state.h"
+#include "ipc/state_blob.h"
+#include "worker/broker/broker.h"
+#include "worker/relay/socket_side.h"
+#include "worker/relay/vmess_codec.h"
+
+namespace ebb::broker {
+namespace {
+
+// A visitor or a bridge who pauses with his window shut: no less than the idle time. Dead tunnels are noticed by pings.
+constexpr auto kDeadAfter = std::chrono::seconds(300);
+
+IpAddress address_from(const std::array<std::uint8_t, 16>& mapped) { return IpAddress::from_v6(mapped); }
+
+std::string peer_of(const ipc::OfferRecord& record) {
+  return Endpoint{address_from(record.peer), record.peer_port}.text();
+}
+
+std::uint64_t key_of_visitor(const ipc::OfferRecord& record) {
+  return std::hash<std::string_view>{}(as_text(record.peer));
+}
+
+}  // namespace
+
+std::optional<ipc::PortalKey> Broker::portal_of(ipc::LinkId, const ipc::OfferRecord& record) {
+  const auto* table = plant_->tables().find(record.hid);
+  if (table == nullptr || record.portal >= table->portals.size()) return std::nullopt;
+  if (record.inbound >= table->config.inbounds.size()) return std::nullopt;
+  if (record.user != ipc::kNoUser && !GenerationTables::person(*table, record.inbound, record.user)) {
+    return std::nullopt;
+  }
+  return table->portals[record.portal];
+}
+
+/// Asked again for who waits: the configuration may have changed meanwhile, and it decides.
+ipc::Choice Broker::choose(ipc::PortalKey key, const ipc::OfferRecord& record, ConstSpan blob) {
+  if (record.klass != ipc::OfferClass::raw) {
+    const auto decoded = ipc::decode_blob(blob);
+    const auto state = decoded ? decoded->get(ipc::Tlv::vmess) : std::nullopt;
+    if (!decoded || (state && !vmess::decode_state(*state))) {
+      return ipc::Choice::refuse(ipc::RefuseReason::bad_state);
+    }
+  }
+  const Portal* portal = plant_->portal(key);
+  const auto* table = plant_->tables().find(record.hid);
+  if (portal == nullptr || table == nullptr) return ipc::Choice::refuse(ipc::RefuseReason::no_portal);
+  const auto person = GenerationTables::person(*table, record.inbound, record.user);
+  if (person && !plant_->tables().allows(*person)) return ipc::Choice::refuse(ipc::RefuseReason::no_portal);
+  if (record.role == ipc::OfferRole::tunnel) return ipc::Choice::take(0);
+  return portal->has_room() ? ipc::Choice::take(0) : ipc::Choice::park();
+}
+
+void Broker::own(ipc::OwnedOffer offer) {
+  std::unique_ptr<relay::Codec> codec;
+  Bytes unread;
+  std::optional<Target> target;
+  if (!offer.blob.empty()) {
+    const auto blob = ipc::decode_blob(offer.blob);
+    if (!blob) return;  // choose() decoded it
+    if (const auto state = blob->get(ipc::Tlv::vmess)) {
+      const auto decoded = vmess::decode_state(*state);
+      if (!decoded) return;  // never as plain bytes
+      codec = relay::codec_from(*decoded, random_);
+    }
+    for (const auto type : {ipc::Tlv::unread_cipher, ipc::Tlv::unread_plain}) {
+      if (const auto bytes = blob->get(type)) unread.insert(unread.end(), bytes->begin(), bytes->end());
+    }
+    if (const auto bytes = blob->get(ipc::Tlv::meta)) {
+      if (const auto meta = ipc::decode_meta(*bytes)) target = meta->target;
+    }
+  }
+  const auto& record = offer.record;
+  Portal* portal = plant_->portal(offer.portal);
+  const auto* table = plant_->tables().find(record.hid);
+  if (portal == nullptr || table == nullptr) return;  // choose() found both
+  const auto person = GenerationTables::person(*table, record.inbound, record.user);
+  net::tune_socket(offer.fd.get(), kDeadAfter);
+  auto stream = std::make_unique<net::TcpStream>(loop_, std::move(offer.fd));
+  if (record.role == ipc::OfferRole::tunnel) {
+    return portal->add_tunnel({std::move(stream), std::move(codec), std::move(unread), peer_of(record), person});
+  }
+  const auto& inbound = table->config.inbounds[record.inbound];
+  const auto* door = std::get_if<config::DokodemoInbound>(&inbound.protocol);
+  if (!target && door != nullptr) target = Target{Network::tcp, door->address, door->port};
+  if (!target) return stream->reset();
+  const std::uint32_t level = door != nullptr ? door->level : 0;
+  std::unique_ptr<relay::SocketSide> visitor;
+  if (person) {
+    visitor = std::make_unique<Visitor>(visitors_, *person, loop_, blocks_, std::move(codec));
+  } else {
+    visitor = std::make_unique<relay::SocketSide>(loop_, blocks_, std::move(codec));
+  }
+  relay::SocketSide& socket = *visitor;
+  std::unique_ptr<relay::Side> side = std::move(visitor);
+  if (!portal->serve(side, *target, table->config.level(level), key_of_visitor(record))) {
+    log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal->settings().tag),
+              kv("peer", peer_of(record)));
+    return stream->reset();
+  }
+  socket.attach(std::move(stream), std::move(unread));
+}
+
+}  // namespace ebb::broker

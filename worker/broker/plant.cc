@@ -1,0 +1,157 @@
+#include "worker/broker/plant.h"
+
+#include <set>
+#include <utility>
+
+#include "common/base/log.h"
+
+namespace ebb::broker {
+
+Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Relays& relays, Visitors& visitors,
+             std::function<void(PortalKey, Portal&)> pool_changed)
+    : tables_(std::move(tables)),
+      relays_(relays),
+      visitors_(visitors),
+      pool_changed_(std::move(pool_changed)),
+      portal_home_{around, {}, relays, {}},
+      bridge_home_{around, nullptr, nullptr, nullptr, relays, {}, {}},
+      sweep_(
+          [](void* self) {
+            static_cast<Plant*>(self)->old_portals_.clear();
+            static_cast<Plant*>(self)->old_bridges_.clear();
+          },
+          this) {
+  reverse::Hello hello;  // an empty feature set: ours-to-ours is decided, nothing changes on the wire yet
+  around.random.fill(hello.node_id);
+  portal_home_.hello = bridge_home_.hello = hello;
+  bridge_home_.open_in_portal = [this](std::size_t index, const Target& target) -> std::unique_ptr<relay::Side> {
+    Portal* to = portal(tables_.current().portals[index]);
+    return to != nullptr ? to->open(target, 0) : nullptr;
+  };
+  follow_current();
+  reconcile();
+}
+
+Plant::~Plant() = default;
+
+Portal* Plant::portal(PortalKey key) const {
+  const auto at = portals_.find(key);
+  return at != portals_.end() ? at->second.get() : nullptr;
+}
+
+std::vector<const Portal*> Plant::portals() const {
+  std::vector<const Portal*> out;
+  for (const auto& wanted : tables_.portals()) {
+    if (const Portal* each = portal(wanted.key)) out.push_back(each);
+  }
+  return out;
+}
+
+std::vector<const bridge::Bridge*> Plant::bridges() const {
+  std::vector<const bridge::Bridge*> out;
+  for (const auto& wanted : tables_.bridges()) {
+    if (const auto at = bridges_.find(wanted.key); at != bridges_.end()) out.push_back(at->second.get());
+  }
+  return out;
+}
+
+void Plant::start() {
+  started_ = true;
+  for (auto& [key, each] : bridges_) each->start();
+}
+
+void Plant::drain() {
+  draining_ = true;
+  for (auto& [key, each] : bridges_) each->drain();
+  for (auto& [key, each] : portals_) each->drain();
+}
+
+Result<> Plant::prepare(Gen gen, config::Config config) {
+  auto prepared = tables_.prepare(gen, std::move(config), portal_home_.around.loop.now());
+  if (prepared) reconcile();
+  return prepared;
+}
+
+std::optional<Plant::Removed> Plant::commit(Gen gen) {
+  if (!tables_.commit(gen, portal_home_.around.loop.now())) return std::nullopt;
+  follow_current();
+  return reconcile();
+}
+
+std::optional<Plant::Removed> Plant::abort(Gen gen) {
+  if (!tables_.abort(gen, portal_home_.around.loop.now())) return std::nullopt;
+  return reconcile();
+}
+
+/// Nothing keeps the old ones: dials carry their plans, relays their times.
+void Plant::follow_current() {
+  const auto& table = tables_.current();
+  outbounds_ = std::make_unique<outbound::Outbounds>(table.config, portal_home_.around);
+  portal_home_.settings = table.config.settings;
+  bridge_home_.config = &table.config;
+  bridge_home_.router = &table.router;
+  bridge_home_.outbounds = outbounds_.get();
+}
+
+void Plant::add_portal(PortalKey key, const config::Portal& settings) {
+  auto& added = portals_[key] = std::make_unique<Portal>(settings, portal_home_);
+  added->on_change = [this, key](Portal& changed) { pool_changed_(key, changed); };
+  if (draining_) added->drain();
+}
+
+Plant::Removed Plant::reconcile() {
+  const Error gone{Errc::closed, "it is not in the configuration any more", {}};
+  Removed removed;
+  std::set<PortalKey> portals;
+  for (const auto& wanted : tables_.portals()) {
+    portals.insert(wanted.key);
+    if (Portal* there = portal(wanted.key)) {
+      there->update(*wanted.settings);
+    } else {
+      add_portal(wanted.key, *wanted.settings);
+    }
+  }
+  for (auto at = portals_.begin(); at != portals_.end();) {
+    if (portals.contains(at->first)) {
+      ++at;
+      continue;
+    }
+    log_event(log::Level::info, "portal", "portal was removed", kv("tag", at->second->settings().tag));
+    at->second->on_change = nullptr;
+    at->second->abort(gone);
+    removed.push_back(at->first);
+    old_portals_.push_back(std::move(at->second));
+    at = portals_.erase(at);
+  }
+
+  std::set<BridgeKey> bridges;
+  for (const auto& wanted : tables_.bridges()) {
+    bridges.insert(wanted.key);
+    auto& each = bridges_[wanted.key];
+    if (each != nullptr) {
+      each->update(*wanted.settings);
+      continue;
+    }
+    each = std::make_unique<bridge::Bridge>(*wanted.settings, bridge_home_);
+    if (started_ && !draining_) each->start();
+  }
+  for (auto at = bridges_.begin(); at != bridges_.end();) {
+    if (bridges.contains(at->first)) {
+      ++at;
+      continue;
+    }
+    log_event(log::Level::info, "bridge", "bridge was removed", kv("tag", at->second->settings().tag));
+    at->second->abort(gone);
+    old_bridges_.push_back(std::move(at->second));
+    at = bridges_.erase(at);
+  }
+  if (!old_portals_.empty() || !old_bridges_.empty()) portal_home_.around.loop.defer(sweep_);
+
+  const Error revoked{Errc::auth, "the configuration has no such user any more", {}};
+  const auto allowed = [this](const Person& person) { return tables_.allows(person); };
+  for (auto& [key, each] : portals_) each->abort_unless(allowed, revoked);
+  visitors_.end_unless(allowed, revoked);
+  return removed;
+}
+
+}  // namespace ebb::broker

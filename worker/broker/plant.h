@@ -1,0 +1,74 @@
+// What the configurations in use turn into: portals, bridges and the ways out, kept over reloads where they stay the
+// same. Knows no process and no link.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "common/reverse/control.h"
+#include "worker/bridge/bridge.h"
+#include "worker/broker/generation_tables.h"
+#include "worker/broker/portal.h"
+#include "worker/broker/visitors.h"
+#include "worker/outbound/outbounds.h"
+
+namespace ebb::broker {
+
+class Plant {
+ public:
+  using Gen = GenerationTables::Gen;
+  /// Portals that do not exist any more: whoever waits for them has to be told.
+  using Removed = std::vector<PortalKey>;
+
+  /// `pool_changed`: see Portal::on_change.
+  Plant(GenerationTables tables, outbound::Surroundings around, relay::Relays& relays, Visitors& visitors,
+        std::function<void(PortalKey, Portal&)> pool_changed);
+  Plant(const Plant&) = delete;
+  Plant& operator=(const Plant&) = delete;
+  ~Plant();
+
+  GenerationTables& tables() { return tables_; }
+  const GenerationTables& tables() const { return tables_; }
+  const config::Config& config() const { return tables_.current().config; }
+  /// Null: no configuration names it any more.
+  Portal* portal(PortalKey key) const;
+  /// In file order; portals that are only prepared come last.
+  std::vector<const Portal*> portals() const;
+  std::vector<const bridge::Bridge*> bridges() const;
+
+  /// Bridges dial, now and when a reload brings new ones.
+  void start();
+  /// Planned replacement: see Portal::drain(), Bridge::drain().
+  void drain();
+
+  /// Errors: config.
+  Result<> prepare(Gen gen, config::Config config);
+  /// nullopt: it is not the prepared generation.
+  std::optional<Removed> commit(Gen gen);
+  std::optional<Removed> abort(Gen gen);
+
+ private:
+  void follow_current();
+  Removed reconcile();
+  void add_portal(PortalKey key, const config::Portal& settings);
+
+  GenerationTables tables_;
+  relay::Relays& relays_;
+  Visitors& visitors_;
+  std::function<void(PortalKey, Portal&)> pool_changed_;
+  std::unique_ptr<outbound::Outbounds> outbounds_;  // of the committed configuration
+  PortalHome portal_home_;
+  bridge::Home bridge_home_;
+  std::map<PortalKey, std::unique_ptr<Portal>> portals_;
+  std::map<BridgeKey, std::unique_ptr<bridge::Bridge>> bridges_;
+  std::vector<std::unique_ptr<Portal>> old_portals_;  // ended; destroyed at the end of the wake-up
+  std::vector<std::unique_ptr<bridge::Bridge>> old_bridges_;
+  net::Deferred sweep_;
+  bool started_ = false;
+  bool draining_ = false;
+};
+
+}  // namespace ebb::broker
