@@ -66,15 +66,16 @@ class Scenario(case.ProgramCase):
         self.notes: list[str] = []
 
     # ---- the stack ----
-    def add_service(self, kind: str, name: str, config: dict) -> service.Service:
-        it = service.Service(programs.implementation(kind), name, self.directory, config)
+    def add_service(self, kind: str, name: str, config: dict, open_files: int = 0) -> service.Service:
+        it = service.Service(programs.implementation(kind), name, self.directory, config, open_files)
         self.programs.append(it)
         self.services.append(it)
         self.addCleanup(self._end, it)
         return it
 
-    def make_stack(self, workers: int = 0, bridge_extra: dict | None = None, **timers) -> None:
-        """Origin, portal and bridge, the origin started. `timers`: of ebbgate.timers, over QUICK."""
+    def make_stack(self, workers: int = 0, bridge_extra: dict | None = None, open_files: int = 0, **timers) -> None:
+        """Origin, portal and bridge, the origin started. `timers`: of ebbgate.timers, over QUICK. `open_files`: limit
+        of each of the portal's processes."""
         self.origin = generator.Origin(ports.free_port())
         self.addCleanup(self.origin.close)
         self.public, self.tunnel = ports.free_port(), ports.free_port()
@@ -87,7 +88,7 @@ class Scenario(case.ProgramCase):
             portal["ebbgate"] = {"workers": workers or self.workers, **own}
         if self.bridge_kind == "ours":
             bridge["ebbgate"] = {**own, **(bridge_extra or {})}
-        self.portal = self.add_service(self.portal_kind, "portal", portal)
+        self.portal = self.add_service(self.portal_kind, "portal", portal, open_files)
         self.bridge = self.add_service(self.bridge_kind, "bridge", bridge)
         self.target = f"{self.host}:{self.public}"
 
@@ -124,7 +125,8 @@ class Scenario(case.ProgramCase):
         it = generator.Load(targets or [self.target], rate * SCALE, seconds or self.seconds, **options)
         self.addCleanup(it.close)
         self.loads.append(it)
-        wait.until("the load runs", lambda: it.progress()["ok"] > 0 or it.progress()["failed"] > 0, 10)
+        if rate:
+            wait.until("the load runs", lambda: it.progress()["ok"] > 0 or it.progress()["failed"] > 0, 10)
         return it
 
     def note(self, text: str) -> None:

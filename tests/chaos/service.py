@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,17 @@ from ebbtest import procfs, programs, wait
 class Service(programs.Program):
     """All its processes keep the session of the supervisor that started them, so orphans stay ours."""
 
-    def __init__(self, kind: str, name: str, directory: str, config: dict, **options):
+    def __init__(self, kind: str, name: str, directory: str, config: dict, open_files: int = 0):
+        """`open_files`: limit of every process; 0 = as it is."""
+        def before_exec():
+            os.setsid()
+            if open_files:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+
         self.config = config
         self._sessions: set[int] = set()
         self.binary = programs.ebbgate_binary()
-        super().__init__(kind, name, directory, json.dumps(config, indent=1), limits=os.setsid, **options)
+        super().__init__(kind, name, directory, json.dumps(config, indent=1), limits=before_exec)
 
     def own_binary(self) -> str:
         """From now on a copy is run, which may be replaced: for upgrades."""

@@ -35,7 +35,7 @@ class SelfTestNaive(scenario.Scenario):
 class T25Direct(scenario.Scenario):
     """dokodemo-door -> freedom: carried by the workers themselves."""
 
-    def make_direct(self, **settings) -> None:
+    def make_direct(self, open_files: int = 0, **settings) -> None:
         self.origin = generator.Origin(ports.free_port())
         self.addCleanup(self.origin.close)
         self.public = ports.free_port()
@@ -45,7 +45,7 @@ class T25Direct(scenario.Scenario):
             "inbounds": [{"tag": "door", "listen": "127.0.0.1", "port": self.public, "protocol": "dokodemo-door",
                           "settings": {"address": "127.0.0.1", "port": self.origin.port, "network": "tcp"}}],
             "outbounds": [{"tag": "out", "protocol": "freedom"}],
-            "ebbgate": {"workers": self.workers, "timers": dict(scenario.QUICK), **settings}})
+            "ebbgate": {"workers": self.workers, "timers": dict(scenario.QUICK), **settings}}, open_files)
         self.portal.start(listens=self.public)
         warm = generator.Load([self.target], rate=100, seconds=0.3, long=0)
         self.addCleanup(warm.close)

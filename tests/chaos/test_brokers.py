@@ -1,0 +1,106 @@
+"""Brokers are replaced under load: T11, T12, T28."""
+
+import time
+
+from ebbtest import procfs, wait
+
+from . import actions, generator, scenario
+
+
+class T11BrokerReplaced(scenario.Scenario):
+    def test_of_portal_and_bridge(self):
+        self.start_stack()
+        actions.replace_broker(self.portal)
+        it, count = self.load(3000), 0
+        while it.going_on(0.2):
+            actions.replace_broker(self.portal if count % 2 == 0 else self.bridge)
+            count += 1
+        self.note(f"{count} replacements")
+        self.expect(it)
+        self.assertGreaterEqual(count, 2)
+        for service in self.services:
+            wait.until("old brokers have left", lambda s=service: len(s.role("broker")) == 1, 30)
+        self.finish(descriptors=False)
+
+
+@scenario.full_only
+class T12StockBridge(scenario.Scenario):
+    """V2Ray's bridge moves over by itself when its tunnel is drained."""
+
+    bridge_kind = "v2ray"
+
+    def test_portal_broker_replaced_once(self):
+        self.start_stack()
+        it = self.load(500, seconds=20)
+        time.sleep(3)
+        old = self.portal.broker()
+        actions.replace_broker(self.portal)
+        began = time.monotonic()
+        wait.until("the bridge has a tunnel at the new broker",
+                   lambda: any(t["state"] == "active" for t in self.portal.tunnels()), 3)
+        self.note(f"switched after {self.seconds_since(began)}")
+        self.expect(it)
+        wait.until("the old broker has left", lambda: not procfs.alive(old), 30)
+        self.finish(descriptors=False)
+
+
+@scenario.full_only
+class T12StockPortal(scenario.Scenario):
+    """Our bridge's new broker dials tunnels of its own; the old ones are never cut."""
+
+    portal_kind = "v2ray"
+
+    def test_bridge_broker_replaced_once(self):
+        self.make_stack()
+        self.portal.start(listens=self.public)
+        self.bridge.start()
+        wait.until("V2Ray serves", self.answers, 40, step=0.2)
+        self.before = {"bridge": self.bridge.descriptors()}
+        it = self.load(500, seconds=20)
+        time.sleep(3)
+        actions.replace_broker(self.bridge)
+        self.expect(it)
+        self.origin.finish(at_once=True)
+
+    def answers(self) -> bool:
+        probe = generator.Load([self.target], rate=10, seconds=0.3, long=0)
+        try:
+            self.warm_ids = probe.finish()["ok"]
+            return self.warm_ids > 0 and probe.result["failed"] == 0
+        finally:
+            probe.close()
+
+
+class T28Bulk(scenario.Scenario):
+    """Bytes through 8 tunnels, every one compared, while reloads and replacements run. 10 GiB in the full form."""
+
+    limit_s = 900
+    streams = 16
+    total = 10 << 30 if scenario.FULL else 256 << 20  # both ways together
+
+    def test_bytes_are_equal(self):
+        self.start_stack(bridge_extra={"bridges": {"bridge": {"minTunnels": 8}}})
+        wait.until("8 tunnels", lambda: len(self.portal.tunnels()) >= 8, 10)
+        actions.good_reload(self.portal)
+        each = self.total // 2 // self.streams
+        it, count = self.load(100, seconds=self.seconds, long=10, bulk_bytes=each, bulk_streams=self.streams), 0
+        began = time.monotonic()
+        while it.progress()["bulk"]["ok"] < self.streams and not it.progress()["bulk"]["failed"]:
+            actions.good_reload(self.portal)
+            if count % 3 == 0:
+                actions.replace_broker(self.portal)
+            count += 1
+            self.assertLess(time.monotonic() - began, self.limit_s - 60)
+        result = self.expect(it)
+        self.assertEqual(result["bulk"]["failed"], 0, result["bulk"]["failures"])
+        self.assertEqual(result["bulk"]["ok"], self.streams)
+        self.finish(descriptors=False)
+
+    def test_baseline_without_any_event(self):
+        self.start_stack(bridge_extra={"bridges": {"bridge": {"minTunnels": 8}}})
+        wait.until("8 tunnels", lambda: len(self.portal.tunnels()) >= 8, 10)
+        it = self.load(100, seconds=2, long=10, bulk_bytes=(128 << 20) // self.streams, bulk_streams=self.streams)
+        result = self.expect(it)
+        self.assertEqual(result["bulk"]["failed"], 0, result["bulk"]["failures"])
+        self.assertEqual(result["bulk"]["ok"], self.streams)
+        self.finish()
