@@ -22,7 +22,14 @@ Result<Request> parse_request(std::string_view line) {
   if (object["command"].get_string().get(command) != simdjson::SUCCESS) {
     return std::unexpected(bad("the request has no \"command\""));
   }
-  return Request{std::string(command)};
+  Request request{std::string(command)};
+  for (auto [key, into] : {std::pair{"wait", &request.wait}, std::pair{"now", &request.now}}) {
+    const auto error = object[key].get_bool().get(*into);
+    if (error != simdjson::SUCCESS && error != simdjson::NO_SUCH_FIELD) {
+      return std::unexpected(bad(std::string("\"") + key + "\" is not a boolean"));
+    }
+  }
+  return request;
 }
 
 std::string reply_ok(std::string_view result) {

@@ -13,6 +13,8 @@ inline constexpr std::size_t kMaxRequest = 64 * 1024;  // bytes, newline include
 
 struct Request {
   std::string command;
+  bool wait = true;  // reload: answer with its result
+  bool now = false;  // stop: as TERM, else as QUIT
 };
 /// Errors: protocol, in words for the person who asked.
 Result<Request> parse_request(std::string_view line);

@@ -41,6 +41,7 @@ struct Server::Conversation {
         return;
       }
       request.resize(line);
+      server.loop_.arm(deadline, kAnswerDeadline);
       // The answer may come when this conversation is over already.
       server.handler_(std::move(request), [weak = self](std::string text) {
         if (const auto alive = weak.lock()) alive->answer(std::move(text));
@@ -50,6 +51,7 @@ struct Server::Conversation {
   void answer(std::string text) {
     if (over) return;
     reply = std::move(text);
+    server.loop_.arm(deadline, kDeadline);
     write();
   }
   void write() {

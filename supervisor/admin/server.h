@@ -15,8 +15,9 @@ namespace ebb::supervisor::admin {
 
 class Server {
  public:
-  static constexpr std::size_t kMaxConversations = 16;  // more wait in the socket's queue
-  static constexpr std::chrono::seconds kDeadline{10};
+  static constexpr std::size_t kMaxConversations = 16;       // more wait in the socket's queue
+  static constexpr std::chrono::seconds kDeadline{10};       // to ask; to take the answer
+  static constexpr std::chrono::minutes kAnswerDeadline{5};  // for a reload, a stop
 
   /// Answers one line; calls `reply` once, now or later, with the line to send.
   using Handler = std::function<void(std::string line, std::function<void(std::string reply)> reply)>;

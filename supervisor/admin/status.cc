@@ -62,6 +62,7 @@ void write_reverse(JsonWriter& out, std::string_view key, const List& configured
 std::string status_json(const StatusInput& input) {
   JsonWriter out;
   out.object().key("generation").number(static_cast<std::int64_t>(input.generation));
+  out.key("reload").object().key("step").text(input.reload_step).key("last").text(input.last_reload).end();
   out.key("processes").array();
   out.object().key("role").text("supervisor").key("name").text("supervisor").key("pid").number(input.pid);
   out.key("gen").number(static_cast<std::int64_t>(input.generation)).key("state").text(input.phase);
@@ -196,7 +197,15 @@ Result<std::string> status_text(std::string_view result_json) {
   if (parser.parse(result_json.data(), result_json.size()).get_object().get(result) != simdjson::SUCCESS) {
     return std::unexpected(Error{Errc::protocol, "the status is not a JSON object", {}});
   }
-  std::string out = "generation " + text_of(result, "generation") + "\n\nprocesses\n";
+  std::string out = "generation " + text_of(result, "generation") + "\n";
+  object reload;
+  if (result["reload"].get_object().get(reload) == simdjson::SUCCESS) {
+    const std::string step = text_of(reload, "step");
+    const std::string last = text_of(reload, "last");
+    if (step != "idle") out += "reload " + step + "\n";
+    if (!last.empty() && last != "ok" && last != "-") out += "last reload failed: " + last + "\n";
+  }
+  out += "\nprocesses\n";
   Table processes({"NAME", "PID", "STATE", "CONNECTIONS"});
   array list;
   if (result["processes"].get_array().get(list) == simdjson::SUCCESS) {

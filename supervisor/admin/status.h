@@ -15,6 +15,8 @@ struct StatusInput {
   std::uint64_t generation = 0;
   int pid = 0;             // the supervisor's
   std::string_view phase;  // its state in words
+  std::string_view reload_step = "idle";
+  std::string_view last_reload;  // "" before the first, "ok", or why not
   std::vector<ChildAnswer>
       children;  // workers answer {"connections":N}, brokers {"connections":N,"portals":[…],"bridges":[…]}
   const std::vector<Listener>* listeners = nullptr;

@@ -84,7 +84,9 @@ std::variant<Command, Usage> parse_command_line(std::vector<std::string> argumen
   for (auto* one : {run, test, check, dump}) add_configuration(*one, options);
   run->add_flag("--test", options.test, "only check the configuration");
   check->add_flag("--json", command.json, "print JSON");
-  ctl->add_option("action", command.action, "status")->required();
+  ctl->add_option("action", command.action, "status, reload, reopen (the log files), stop")->required();
+  ctl->add_flag("--wait,!--no-wait", command.wait, "reload: answer with its result (the default), or at once");
+  ctl->add_flag("--now", command.now, "stop: cut connections after stopGrace");
   ctl->add_option("-c,--config", options.configs, "the configuration it runs with")->allow_extra_args(false);
   ctl->add_option("-d,--confdir", options.confdir, "the directory it runs with");
   ctl->add_option("--socket", command.socket, "its admin socket");
@@ -113,7 +115,10 @@ std::variant<Command, Usage> parse_command_line(std::vector<std::string> argumen
     command.kind = Command::Kind::uuid;
   } else if (ctl->parsed()) {
     command.kind = Command::Kind::ctl;
-    if (command.action != "status") return wrong("ctl " + command.action + " is not built yet; there is: status");
+    constexpr std::array<std::string_view, 4> kActions = {"status", "reload", "reopen", "stop"};
+    if (std::ranges::find(kActions, std::string_view(command.action)) == kActions.end()) {
+      return wrong("ctl " + command.action + " is not built yet; there are: status, reload, reopen, stop");
+    }
   } else if (check->parsed()) {
     command.kind = Command::Kind::check;
   } else if (dump->parsed()) {

@@ -13,7 +13,9 @@ struct Command {
   enum class Kind : std::uint8_t { run, test, check, dump, version, uuid, ctl };
   Kind kind = Kind::run;
   config::Invocation invocation;
-  std::string action;  // of ctl: "status"
+  std::string action;  // of ctl: "status", "reload", "reopen", "stop"
+  bool wait = true;    // of ctl reload
+  bool now = false;    // of ctl stop
   std::string socket;  // of ctl: the admin socket, "" = found by configuration or alone on the machine
   bool json = false;   // of ctl and check
 };

@@ -18,6 +18,7 @@ namespace ebb::supervisor {
 namespace {
 
 constexpr std::chrono::seconds kAnswerLimit{10};
+constexpr std::chrono::minutes kOperationLimit{5};  // reload, stop
 
 int complain(int exit, const std::string& text) {
   std::fprintf(stderr, "ebbgate: %s\n", text.c_str());
@@ -147,7 +148,14 @@ int control(const Command& command) {
     if (!found) return found.error();
     socket = *found;
   }
-  const auto answer = admin::ask(socket, R"({"command":")" + command.action + "\"}", kAnswerLimit);
+  JsonWriter request;
+  request.object().key("command").text(command.action);
+  if (command.action == "reload") request.key("wait").boolean(command.wait);
+  if (command.action == "stop") request.key("now").boolean(command.now);
+  request.end();
+  const bool quick = command.action == "status" || command.action == "reopen";
+  const auto answer =
+      admin::ask(socket, request.str(), quick ? std::chrono::milliseconds(kAnswerLimit) : kOperationLimit);
   if (!answer) return complain(kExitStart, answer.error().where + ": " + answer.error().what);
   const auto reply = admin::parse_reply(*answer);
   if (!reply) return complain(kExitStart, reply.error().what);
@@ -156,6 +164,7 @@ int control(const Command& command) {
     return reply->exit;
   }
   if (!reply->ok) return complain(reply->exit, reply->error);
+  if (command.action != "status") return kExitOk;
   const auto text = admin::status_text(reply->result);
   if (!text) return complain(kExitStart, text.error().what);
   std::fputs(text->c_str(), stdout);

@@ -4,16 +4,11 @@
 #include <optional>
 #include <string>
 
-#include "common/base/fd.h"
 #include "common/config/config.h"
 #include "supervisor/process/checker.h"
+#include "supervisor/process/log_files.h"
 
 namespace ebb::supervisor {
-
-struct LogFiles {
-  std::optional<Fd> error;  // absent: off
-  std::optional<Fd> access;
-};
 
 struct Opened {
   std::optional<config::Config> config;  // absent: do not go on, everything is said; leave with `exit`

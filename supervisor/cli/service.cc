@@ -1,5 +1,4 @@
 // `run`: everything that has to be had before a process is started, in the order in which it may fail.
-#include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -35,11 +34,6 @@ std::uint32_t cpus() {
   return ::sched_getaffinity(0, sizeof set, &set) == 0 ? static_cast<std::uint32_t>(CPU_COUNT(&set)) : 1;
 }
 
-std::optional<Fd> copy(const std::optional<Fd>& fd) {
-  if (!fd) return std::nullopt;
-  return Fd(::fcntl(fd->get(), F_DUPFD_CLOEXEC, 3));
-}
-
 void start_logs(const config::Config& config, const LogFiles& files) {
   log::Settings settings;
   settings.level = static_cast<log::Level>(config.log.level);
@@ -59,26 +53,55 @@ std::string phase_name(Machine::Phase phase) {
   }
 }
 
-admin::Server::Handler admin_handler(Runner& runner, const config::Config& config) {
-  return [&runner, &config](const std::string& line, std::function<void(std::string)> reply) {
+using Reply = std::function<void(std::string)>;
+
+void answer_status(Runner& runner, const Reply& reply) {
+  const bool asked = runner.ask_children(R"({"query":"status"})", [&runner, reply](std::vector<ChildAnswer> answers) {
+    const Machine& machine = runner.machine();
+    const Snapshot& snapshot = *runner.configuration().snapshot;
+    admin::StatusInput input;
+    input.generation = machine.generation();
+    input.pid = ::getpid();
+    const std::string phase = phase_name(machine.phase());
+    input.phase = phase;
+    input.reload_step = machine.reload_step();
+    input.last_reload = machine.last_reload();
+    input.children = std::move(answers);
+    input.listeners = &snapshot.listeners;
+    input.config = &snapshot.config;
+    reply(admin::reply_ok(admin::status_json(input)));
+  });
+  if (!asked) reply(admin::reply_error(kExitStart, "too many questions at once"));
+}
+
+void answer_reload(Runner& runner, bool wait, const Reply& reply) {
+  runner.reload([&runner, wait, reply](int exit, const std::string& text) {
+    if (!wait) return;
+    if (exit != 0) return reply(admin::reply_error(exit, text));
+    const auto& plan = runner.configuration().plan;
+    reply(admin::reply_ok("{\"generation\":" + std::to_string(runner.machine().generation()) +
+                          ",\"workers\":" + std::to_string(plan.workers) + "}"));
+  });
+  if (!wait) reply(admin::reply_ok("{}"));
+}
+
+admin::Server::Handler admin_handler(Runner& runner) {
+  return [&runner](const std::string& line, const Reply& reply) {
     const auto request = admin::parse_request(line);
     if (!request) return reply(admin::reply_error(kExitUsage, request.error().what));
-    if (request->command != "status") {
-      return reply(admin::reply_error(kExitUsage, "unknown command \"" + request->command + "\"; there is: status"));
+    if (request->command == "status") return answer_status(runner, reply);
+    if (request->command == "reload") return answer_reload(runner, request->wait, reply);
+    if (request->command == "reopen") {
+      const auto done = runner.reopen_logs();
+      return reply(done ? admin::reply_ok("{}")
+                        : admin::reply_error(kExitStart, done.error().where + ": " + done.error().what));
     }
-    const bool asked =
-        runner.ask_children(R"({"query":"status"})", [&runner, &config, reply](std::vector<ChildAnswer> answers) {
-          admin::StatusInput input;
-          input.generation = runner.machine().generation();
-          input.pid = ::getpid();
-          const std::string phase = phase_name(runner.machine().phase());
-          input.phase = phase;
-          input.children = std::move(answers);
-          input.listeners = &runner.listeners();
-          input.config = &config;
-          reply(admin::reply_ok(admin::status_json(input)));
-        });
-    if (!asked) reply(admin::reply_error(kExitStart, "too many questions at once"));
+    if (request->command == "stop") {
+      runner.stop(request->now, [reply] { reply(admin::reply_ok("{}")); });
+      return;
+    }
+    reply(admin::reply_error(kExitUsage,
+                             "unknown command \"" + request->command + "\"; there are: status, reload, reopen, stop"));
   };
 }
 
@@ -122,15 +145,24 @@ int run_service(const Command& command, int argc, char** argv) {
   if (!replay) return refuse(replay.error().what, &config);
   set_title(argc, argv, "ebbgate: supervisor " + opened.verdict.chosen, "ebbgate");
 
+  auto snapshot = make_snapshot(opened.verdict.snapshot, config);
+  if (!snapshot) return refuse(snapshot.error().where + ": " + snapshot.error().what, &config);
+
   net::UvLoop loop;
-  Runner runner(loop, plan,
-                Service{std::move(*binary), opened.verdict.snapshot, std::move(bound.table), std::move(*replay),
-                        std::move(opened.logs.error), std::move(opened.logs.access), std::move(*signals),
-                        ::isatty(STDIN_FILENO) != 0});
+  Runner runner(loop, Service{std::move(*binary),
+                              {std::move(*snapshot), plan, std::make_shared<LogFiles>(std::move(opened.logs))},
+                              std::move(bound.table),
+                              std::move(*replay),
+                              std::move(*signals),
+                              command.invocation,
+                              ServiceManager::from_environment(),
+                              cpus(),
+                              open_files,
+                              ::isatty(STDIN_FILENO) != 0});
   std::unique_ptr<admin::Server> server;
   const std::string socket = config.settings.admin_socket.value_or(directory->file("ctl.sock"));
   if (!socket.empty()) {
-    auto made = admin::Server::listen(loop, socket, admin_handler(runner, config));
+    auto made = admin::Server::listen(loop, socket, admin_handler(runner));
     if (!made) return refuse("cannot make the " + made.error().where + " " + made.error().what, &config);
     server = std::move(*made);
   }

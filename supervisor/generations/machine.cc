@@ -19,16 +19,11 @@ constexpr auto kRetire = 1s;          // a SYN-ACK timeout: half-open handshakes
 constexpr auto kKillSlack = 500ms;    // a child obeys its deadline itself before it is killed
 constexpr auto kAfterSpawnFailure = 1s;
 constexpr auto kEndWithLink = 5s;  // from closing ctl to the exit that must follow
-constexpr std::uint32_t kMaxWorkers = 1024;
 
 const char* unbuilt(int number) {
   switch (number) {
-    case SIGHUP: return "HUP ignored: reload is not built yet; restart to load a changed configuration";
-    case SIGUSR1: return "USR1 ignored: reopening log files is not built yet";
     case SIGUSR2: return "USR2 ignored: binary upgrade is not built yet; restart to run a new binary";
     case SIGWINCH: return "WINCH ignored: draining workers while keeping slots is not built yet";
-    case SIGTTIN: return "TTIN ignored: changing the number of workers is not built yet";
-    case SIGTTOU: return "TTOU ignored: changing the number of workers is not built yet";
     default: return nullptr;
   }
 }
@@ -47,6 +42,8 @@ Plan plan_of(const config::Config& config, std::uint32_t cpus) {
   plan.hard_stop_broker = timers.hard_stop_after.value_or(plan.hard_stop_broker);
   plan.drain_spread = timers.drain_spread;
   plan.tunnel_wait = timers.tunnel_wait;
+  plan.probation = timers.probation;
+  plan.max_generations = std::max(config.settings.max_generations, 1u);
   return plan;
 }
 
@@ -54,7 +51,9 @@ std::string_view name_of(ChildState state) {
   switch (state) {
     case ChildState::starting: return "starting";
     case ChildState::ready: return "ready";
+    case ChildState::probation: return "probation";
     case ChildState::active: return "active";
+    case ChildState::paused: return "paused";
     case ChildState::draining: return "draining";
     case ChildState::killed: return "killed";
   }
@@ -108,7 +107,7 @@ ChildKey Machine::spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, 
   const ChildKey key = one.key;
   children_.emplace(key, one);
   const bool worker = role == ipc::Role::worker;
-  emit(action::Spawn{key, role, gen, index, worker ? generations_[gen].workers : 0});
+  emit(action::Spawn{key, role, gen, worker ? gen : current_gen_, index, worker ? generations_[gen].workers : 0});
   return key;
 }
 
@@ -124,6 +123,9 @@ void Machine::spawn_worker(std::uint64_t gen, std::uint32_t index, TimePoint now
 
 void Machine::spawn_broker(TimePoint now) {
   const ChildKey key = spawn(ipc::Role::broker, ++broker_gen_, 0, now);
+  if (reload_ && reload_->step > ReloadStep::loading && reload_->step < ReloadStep::committing) {
+    prepare_broker(children_.at(key));  // before any link: workers of the new generation may offer at once
+  }
   for (const auto& [worker_key, one] : children_) {
     if (one.role == ipc::Role::worker) emit(action::Connect{worker_key, key, broker_gen_});
   }
@@ -145,13 +147,23 @@ void Machine::spawn_failed(ChildKey key, std::string_view why, TimePoint now) {
     fail("cannot start " + gone.name() + ": " + std::string(why));
     return;
   }
+  if (phase_ == Phase::running && new_in_reload(gone)) {
+    reload_failed("cannot start " + gone.name() + ": " + std::string(why), now);
+    return;
+  }
   note(log::Level::error, "process could not be started", {{"name", gone.name()}, {"reason", std::string(why)}});
   // Out of memory or processes: trying again at once would fail at once, without end.
   if (phase_ == Phase::running) respawns_.push_back({now + kAfterSpawnFailure, gone.role, gone.gen, gone.index});
   leave_if_empty();
 }
 
-void Machine::start_failed(std::string_view why, TimePoint) { fail(std::string(why)); }
+void Machine::listen_failed(std::string_view why, TimePoint now) {
+  if (reload_) {
+    reload_failed(std::string(why), now);
+  } else {
+    fail(std::string(why));
+  }
+}
 
 void Machine::ready(ChildKey key, TimePoint now) {
   Child* one = child(key);
@@ -161,16 +173,23 @@ void Machine::ready(ChildKey key, TimePoint now) {
   if (phase_ == Phase::starting) {
     start_if_complete(now);
   } else if (phase_ == Phase::running) {
-    start(*one);
+    const bool worker = one->role == ipc::Role::worker;
+    if (worker && state_of(one->gen) == GenerationState::paused) {
+      one->state = ChildState::paused;
+    } else if (new_in_reload(*one) && reload_->step == ReloadStep::readying) {
+      advance_reload(now);
+    } else {
+      start(*one);
+    }
   }
 }
 
-void Machine::start_if_complete(TimePoint) {
+void Machine::start_if_complete(TimePoint now) {
   for (const auto& [key, one] : children_) {
     if (one.state == ChildState::starting) return;
   }
   // READY all: from here on clients may come.
-  emit(action::Listen{});
+  emit(action::Listen{current_gen_, std::nullopt});
   listening_ = true;
   phase_ = Phase::running;
   for (auto& [key, one] : children_) {
@@ -182,6 +201,7 @@ void Machine::start_if_complete(TimePoint) {
   generations_[current_gen_].state = GenerationState::active;
   note(log::Level::info, "started",
        {{"workers", std::to_string(plan_.workers)}, {"generation", std::to_string(current_gen_)}});
+  next_reload(now);
 }
 
 void Machine::start(Child& one) {
@@ -193,9 +213,20 @@ void Machine::start(Child& one) {
   }
 }
 
-void Machine::started(ChildKey key, TimePoint) {
-  const Child* one = find(key);
-  if (one != nullptr) note(log::Level::debug, "process serves", {{"name", one->name()}});
+void Machine::started(ChildKey key, TimePoint now) {
+  Child* one = child(key);
+  if (one == nullptr) return;
+  note(log::Level::debug, "process serves", {{"name", one->name()}});
+  if (!new_in_reload(*one) || reload_->step != ReloadStep::starting) return;
+  one->awaited = false;
+  advance_reload(now);
+}
+
+void Machine::paused(ChildKey key, TimePoint now) {
+  Child* one = child(key);
+  if (one == nullptr || one->state != ChildState::paused) return;
+  one->awaited = false;
+  advance_reload(now);
 }
 
 // ---- ends and replacements --------------------------------------------------------------------
@@ -211,19 +242,28 @@ void Machine::exited(ChildKey key, const ExitStatus& status, TimePoint now) {
     fail(gone.name() + " ended with " + status.text() + " before it was ready");
     return;
   }
-  const bool expected = phase_ != Phase::running || gone.state == ChildState::draining;
+  const bool serving = gone.role == ipc::Role::broker || state_of(gone.gen) != GenerationState::draining;
+  const bool expected = phase_ != Phase::running || gone.state == ChildState::draining || !serving;
   note(expected ? log::Level::info : log::Level::error, "process ended", fields);
   if (phase_ == Phase::draining && drain_broker_) {
     const bool workers_left =
         std::ranges::any_of(children_, [](const auto& c) { return c.second.role == ipc::Role::worker; });
     if (!workers_left) drain_broker(now);
   }
-  replace(gone, now);
+  if (phase_ == Phase::running && new_in_reload(gone)) {
+    reload_failed(gone.name() + " ended with " + status.text(), now);
+  } else if (serving) {
+    replace(gone, now);
+  }
+  if (gone.role == ipc::Role::worker) forget_if_empty(gone.gen);
+  advance_reload(now);  // one answer less to wait for
   leave_if_empty();
 }
 
 void Machine::replace(const Child& gone, TimePoint now) {
   if (phase_ != Phase::running) return;
+  // A paused generation is made whole again if it has to serve once more.
+  if (gone.role == ipc::Role::worker && state_of(gone.gen) != GenerationState::active) return;
   auto& policy = gone.role == ipc::Role::broker ? broker_exits_ : worker_exits_;
   const TimePoint due = policy.exited(now);
   if (due > now) {
@@ -286,6 +326,13 @@ void Machine::signal(int number, bool on_terminal, TimePoint now) {
     note(log::Level::warning, text);
     return;
   }
+  switch (number) {
+    case SIGHUP: reload(now); return;
+    case SIGUSR1: emit(action::ReopenLogs{}); return;
+    case SIGTTIN: resize(1, now); return;
+    case SIGTTOU: resize(-1, now); return;
+    default: break;
+  }
   const bool fast = number == SIGTERM || (number == SIGINT && on_terminal);
   if (fast) {
     if (phase_ == Phase::stopping || phase_ == Phase::failing) {
@@ -305,15 +352,18 @@ void Machine::signal(int number, bool on_terminal, TimePoint now) {
 
 void Machine::drain(Child& one, milliseconds deadline, milliseconds jitter, TimePoint now) {
   if (one.state == ChildState::killed) return;
+  const bool again = one.state == ChildState::draining;
   one.state = ChildState::draining;
   emit(action::Drain{one.key, deadline, jitter});
-  one.terminate = now + deadline + plan_.stop_grace;
+  const TimePoint terminate = now + deadline + plan_.stop_grace;
+  one.terminate = again && one.terminate ? std::min(*one.terminate, terminate) : terminate;
 }
 
 void Machine::stop_fast(TimePoint now) {
   note(log::Level::info, "stopping", {{"grace_ms", std::to_string(plan_.stop_grace.count())}});
   phase_ = Phase::stopping;
   respawns_.clear();
+  cancel_reload();
   emit(action::CloseSlots{});
   for (auto& [key, one] : children_) {
     drain(one, std::max(plan_.stop_grace, milliseconds(1)), milliseconds(0), now);
@@ -326,6 +376,7 @@ void Machine::stop_fast(TimePoint now) {
 void Machine::stop_gracefully(TimePoint now) {
   note(log::Level::info, "stopping gracefully: connections may finish");
   respawns_.clear();
+  cancel_reload();
   if (plan_.workers == 0 || !listening_) {
     drain_workers(now);
     return;
@@ -382,6 +433,7 @@ void Machine::pong(ChildKey key, const ipc::Pong& pong, TimePoint now) {
        {{"name", one->name()}, {"lag_ms", std::to_string(pong.loop_lag_us / 1000)}});
   kill(*one, SIGABRT);
   one->kill = now + kAfterAbort;
+  if (new_in_reload(*one)) reload_failed(one->name() + " hangs", now);
 }
 
 void Machine::watch(Child& one, TimePoint now) {
@@ -391,6 +443,7 @@ void Machine::watch(Child& one, TimePoint now) {
          {{"name", one.name()}, {"unanswered_pings", std::to_string(one.unanswered)}});
     kill(one, SIGABRT);
     one.kill = now + kAfterAbort;
+    if (new_in_reload(one)) reload_failed(one.name() + " hangs", now);
     return;
   }
   ++one.unanswered;
@@ -402,6 +455,8 @@ void Machine::tick(TimePoint now) {
   for (auto& [key, one] : children_) {
     if (one.terminate && now >= *one.terminate) {
       one.terminate.reset();
+      note(log::Level::warning, "process outstays its hard stop",
+           {{"name", one.name()}, {"cut_connections", std::to_string(one.connections)}});
       kill(one, SIGTERM);
       if (!one.kill) one.kill = now + kAfterTerminate;
     }
@@ -411,10 +466,15 @@ void Machine::tick(TimePoint now) {
     }
   }
   for (auto& [key, one] : children_) {
-    if (one.state != ChildState::starting || now - one.spawned < plan_.ready) continue;
+    const Plan& plan = new_in_reload(one) ? reload_->plan : plan_;
+    if (one.state != ChildState::starting || now - one.spawned < plan.ready) continue;
     if (phase_ == Phase::starting) {
       fail(one.name() + " was not ready within " + std::to_string(plan_.ready.count()) + " ms");
       return;
+    }
+    if (new_in_reload(one)) {
+      reload_failed(one.name() + " was not ready within " + std::to_string(reload_->plan.ready.count()) + " ms", now);
+      break;
     }
     note(log::Level::error, "process was not ready in time", {{"name", one.name()}});
     kill(one, SIGKILL);
@@ -423,6 +483,7 @@ void Machine::tick(TimePoint now) {
     next_ping_ = now + kPingEvery;
     for (auto& [key, one] : children_) watch(one, now);
   }
+  on_reload_tick(now);
   if (retired_ && now >= *retired_) drain_workers(now);
   if (drain_broker_ && now >= *drain_broker_) drain_broker(now);
   std::vector<Respawn> due;
@@ -434,7 +495,7 @@ void Machine::tick(TimePoint now) {
   for (const auto& one : due) {
     if (one.role == ipc::Role::broker) {
       spawn_broker(now);
-    } else {
+    } else if (state_of(one.gen) == GenerationState::active) {
       spawn_worker(one.gen, one.index, now);
     }
   }
@@ -448,11 +509,14 @@ std::optional<TimePoint> Machine::next_tick() const {
   };
   earlier(retired_);
   earlier(drain_broker_);
+  if (reload_) earlier(reload_->deadline);
   for (const auto& one : respawns_) earlier(one.due);
   for (const auto& [key, one] : children_) {
     earlier(one.terminate);
     earlier(one.kill);
-    if (one.state == ChildState::starting) earlier(one.spawned + plan_.ready);
+    if (one.state == ChildState::starting) {
+      earlier(one.spawned + (new_in_reload(one) ? reload_->plan.ready : plan_.ready));
+    }
   }
   return next;
 }

@@ -13,6 +13,8 @@ namespace ebb::supervisor {
 class RespawnPolicy {
  public:
   explicit RespawnPolicy(std::chrono::milliseconds first) : first_(first) {}
+  /// The first pause from now on.
+  void first(std::chrono::milliseconds pause) { first_ = pause; }
 
   /// Counts an exit; returns when the replacement may start (`now`: at once).
   TimePoint exited(TimePoint now) {

@@ -6,8 +6,6 @@
 #include <algorithm>
 
 #include "common/base/log.h"
-#include "common/crypto/hash.h"
-#include "ipc/memfd.h"
 #include "supervisor/process/environment.h"
 
 namespace ebb::supervisor {
@@ -38,11 +36,13 @@ struct Runner::Gathering {
   net::Timer timer;
 };
 
-Runner::Runner(net::UvLoop& loop, Plan plan, Service service)
+Runner::Runner(net::UvLoop& loop, Service service)
     : loop_(loop),
-      machine_(plan),
+      machine_(service.configuration.plan),
       service_(std::move(service)),
-      slots_bound_(service_.slots.slots.size()),
+      slots_(std::move(service_.slots)),
+      loader_(loop, service_.binary, service_.invocation),
+      decided_(service_.configuration),
       tick_(
           [](void* self) {
             auto& my = *static_cast<Runner*>(self);
@@ -51,19 +51,22 @@ Runner::Runner(net::UvLoop& loop, Plan plan, Service service)
           },
           this),
       retry_([](void* self) { static_cast<Runner*>(self)->retry_blocked(); }, this),
-      step_([](void* self) { static_cast<Runner*>(self)->step(); }, this) {}
+      watchdog_(
+          [](void* self) {
+            auto& my = *static_cast<Runner*>(self);
+            my.service_.manager.tell("WATCHDOG=1");
+            my.loop_.arm(my.watchdog_, *my.service_.manager.watchdog() / 2);
+          },
+          this),
+      step_([](void* self) { static_cast<Runner*>(self)->step(); }, this) {
+  configurations_[machine_.generation()] = decided_;
+}
 
 Runner::~Runner() = default;
 
 int Runner::run() {
-  auto sealed = ipc::make_sealed("ebbgate-configuration", as_bytes(service_.snapshot));
-  if (!sealed) {
-    log_event(log::Level::error, "supervisor", "could not store the configuration", kv("reason", sealed.error()));
-    return 1;
-  }
-  snapshot_ = std::move(*sealed);
-  snapshot_hash_ = crypto::sha256({as_bytes(service_.snapshot)});
   signal_watch_ = std::make_unique<Watch>(loop_, service_.signals.get(), [this] { on_signal(); });
+  if (service_.manager.watchdog()) loop_.arm(watchdog_, Duration::zero());
   machine_.begin(Clock::now());
   loop_.defer(step_);
   loop_.run();
@@ -78,6 +81,7 @@ void Runner::step() {
     }
   }
   ended_.clear();
+  tell_manager();
   if (const auto next = machine_.next_tick()) {
     loop_.arm(tick_, std::max<Duration>(*next - loop_.now(), Duration::zero()));
   } else {
@@ -142,29 +146,45 @@ void Runner::provision(ChildLink& child, const action::Spawn& action) {
   hello.gen = action.gen;
   hello.pid = static_cast<std::uint32_t>(::getpid());
   child.channel.send_body(ipc::Type::hello, hello);
-  const auto send_log = [&](ipc::LogKind which, const std::optional<Fd>& file) {
-    if (!file) return;
-    const int fds[] = {file->get()};
-    child.channel.send_body(ipc::Type::logfd, ipc::LogFd{which, 0}, fds);
-  };
-  send_log(ipc::LogKind::error, service_.error_log);
-  send_log(ipc::LogKind::access, service_.access_log);
+  const Configuration& configuration = configurations_.at(action.config);
+  send_logs(child, *configuration.logs);
   struct stat size{};
   ::fstat(service_.replay.fd(), &size);
   const int replay[] = {service_.replay.fd()};
   child.channel.send_body(ipc::Type::shm, ipc::Shm{static_cast<std::uint64_t>(size.st_size), ipc::ShmKind::replay, 0},
                           replay);
+  const Snapshot& snapshot = *configuration.snapshot;
   ipc::Config config;
-  config.gen = machine_.generation();
-  config.len = service_.snapshot.size();
-  config.sha256 = snapshot_hash_;
-  const int snapshot[] = {snapshot_.get()};
-  child.channel.send_body(ipc::Type::config, config, snapshot);
-  grant_slots(child, action);
+  config.gen = action.config;
+  config.len = snapshot.bytes;
+  config.sha256 = snapshot.sha256;
+  const int memfd[] = {snapshot.memfd.get()};
+  child.channel.send_body(ipc::Type::config, config, memfd);
+  if (action.role == ipc::Role::worker) {
+    grant(child, snapshot.listeners, [&](const Slot& slot) { return slot.id % action.of == action.index; });
+    return;
+  }
+  std::vector<Listener> all;  // the broker keeps those too that are about to come or to go
+  for (const auto& [address, entry] : slots_.addresses()) {
+    const auto known =
+        std::ranges::find_if(snapshot.listeners, [&](const Listener& l) { return l.address == address; });
+    all.push_back({address, known == snapshot.listeners.end() ? std::uint16_t{0} : known->inbound, ""});
+  }
+  grant(child, all, [](const Slot&) { return true; });
 }
 
-void Runner::grant_slots(ChildLink& child, const action::Spawn& action) {
-  const bool worker = action.role == ipc::Role::worker;
+void Runner::send_logs(ChildLink& child, const LogFiles& logs) {
+  const auto send = [&](ipc::LogKind which, const std::optional<Fd>& file) {
+    if (!file) return;
+    const int fds[] = {file->get()};
+    child.channel.send_body(ipc::Type::logfd, ipc::LogFd{which, 0}, fds);
+  };
+  send(ipc::LogKind::error, logs.error);
+  send(ipc::LogKind::access, logs.access);
+}
+
+void Runner::grant(ChildLink& child, const std::vector<Listener>& listeners,
+                   const std::function<bool(const Slot&)>& wanted) {
   std::vector<ipc::SlotGrant> grants;
   std::vector<int> fds;
   const auto flush = [&] {
@@ -172,14 +192,29 @@ void Runner::grant_slots(ChildLink& child, const action::Spawn& action) {
     grants.clear();
     fds.clear();
   };
-  for (const auto& slot : service_.slots.slots) {
-    if (worker && slot.id % action.of != action.index) continue;
-    const Listener& listener = service_.slots.listeners[slot.listener];
-    grants.push_back({slot.cookie, slot.id, slot.listener, listener.inbound, kBacklog, 0});
-    fds.push_back(slot.fd.get());
-    if (grants.size() == ipc::kMaxSlots) flush();
+  for (const auto& listener : listeners) {
+    const auto* address = slots_.find(listener.address);
+    if (address == nullptr) continue;
+    for (const auto& slot : address->slots) {
+      if (!wanted(slot)) continue;
+      grants.push_back({slot.cookie, slot.id, address->number, listener.inbound, kBacklog, 0});
+      fds.push_back(slot.fd.get());
+      if (grants.size() == ipc::kMaxSlots) flush();
+    }
   }
   flush();
+}
+
+void Runner::revoke(ChildKey key, const std::vector<std::uint32_t>& slots) {
+  ChildLink* child = link(key);
+  if (child == nullptr) return;
+  std::vector<ipc::SlotId> ids;
+  for (const auto slot : slots) {
+    ids.push_back({slot, 0});
+    if (ids.size() < ipc::kMaxSlots && slot != slots.back()) continue;
+    child->channel.send_records<ipc::SlotId>(ipc::Type::slot_revoke, ids);
+    ids.clear();
+  }
 }
 
 void Runner::perform(const action::Connect& action) {
@@ -204,26 +239,39 @@ void Runner::perform(const action::TellBrokerState& action) {
   }
 }
 
-void Runner::perform(const action::Listen&) {
-  const auto listening = listen_all(service_.slots);
-  if (!listening) machine_.start_failed(listening.error().what, loop_.now());
+void Runner::perform(const action::Listen& action) {
+  const Configuration& configuration = configurations_.at(action.config);
+  const auto& listeners = configuration.snapshot->listeners;
+  std::vector<Listener> fresh;
+  std::size_t fewest = configuration.plan.workers;
+  for (const auto& listener : listeners) {
+    const auto* address = slots_.find(listener.address);
+    if (address == nullptr) continue;
+    fewest = std::min(fewest, address->slots.size());
+    if (!address->listening) fresh.push_back(listener);
+  }
+  if (fewest < configuration.plan.workers) {
+    log_event(log::Level::warning, "supervisor",
+              "an address has fewer slots than there are workers: some do not serve it", kv("slots", fewest),
+              kv("workers", configuration.plan.workers));
+  }
+  ChildLink* escrow = action.escrow ? link(*action.escrow) : nullptr;
+  if (escrow != nullptr) grant(*escrow, fresh, [](const Slot&) { return true; });
+  const auto listening = slots_.listen(listeners);
+  if (!listening) machine_.listen_failed(listening.error().what, loop_.now());
 }
 
-void Runner::perform(const action::RetireSlots&) { retire(service_.slots); }
+void Runner::perform(const action::RetireSlots&) { slots_.retire_all_but({}); }
 
-void Runner::perform(const action::CloseSlots&) { service_.slots.slots.clear(); }
+void Runner::perform(const action::CloseSlots&) {
+  const auto closed = slots_.close_all_but({});
+  closed_slots_.insert(closed_slots_.end(), closed.begin(), closed.end());
+}
 
-void Runner::perform(const action::RevokeSlots& action) {
-  ChildLink* child = link(action.child);
-  if (child == nullptr) return;
-  std::vector<ipc::SlotId> ids;
-  const auto total = static_cast<std::uint32_t>(slots_bound_);
-  for (std::uint32_t id = 0; id < total; ++id) {
-    ids.push_back({id, 0});
-    if (ids.size() < ipc::kMaxSlots && id + 1 < total) continue;
-    child->channel.send_records<ipc::SlotId>(ipc::Type::slot_revoke, ids);
-    ids.clear();
-  }
+void Runner::perform(const action::RevokeSlots& action) { revoke(action.child, closed_slots_); }
+
+void Runner::perform(const action::Pause& action) {
+  if (ChildLink* child = link(action.child)) child->channel.send_body(ipc::Type::pause, ipc::Gen{action.gen});
 }
 
 void Runner::perform(const action::Start& action) {
@@ -258,6 +306,7 @@ void Runner::perform(const action::Note& action) {
 void Runner::perform(const action::Exit& action) {
   exit_code_ = action.code;
   failure_ = action.failure;
+  for (auto& gone : std::exchange(until_gone_, {})) gone();
   loop_.stop();
 }
 
@@ -298,21 +347,28 @@ void Runner::on_message(ChildLink& child, ipc::Message& message) {
   switch (message.type()) {
     case ipc::Type::ready: machine_.ready(child.key, now); break;
     case ipc::Type::started: machine_.started(child.key, now); break;
+    case ipc::Type::paused: machine_.paused(child.key, now); break;
+    case ipc::Type::config_update_result:
+      machine_.updated(child.key, message.as<ipc::ConfigUpdate>(), message.text(sizeof(ipc::ConfigUpdate)), now);
+      break;
     case ipc::Type::pong: machine_.pong(child.key, message.as<ipc::Pong>(), now); break;
     case ipc::Type::drained: machine_.drained(child.key, message.as<ipc::Drained>()); break;
     case ipc::Type::answer:
       if (child.answer.size() + message.body.size() <= kMaxAnswer) child.answer += as_text(message.body);
       if (!message.more()) on_answer(child, std::exchange(child.answer, {}));
       break;
-    default: break;  // HELLO, SLOT_REVOKED, PAUSED, STATS: nothing to decide yet
+    default: break;  // HELLO, SLOT_REVOKED, STATS: nothing to decide yet
   }
 }
 
 void Runner::reap() {
   while (const auto ended = reap_one()) {
     const auto found = std::ranges::find_if(links_, [&](const auto& l) { return l.second->process.pid == ended->pid; });
-    if (found == links_.end()) continue;  // not one of ours: a process that was left to us
-    on_ctl(found->first);                 // what it said last: DRAINED
+    if (found == links_.end()) {
+      loader_.ended(ended->pid, ended->status);  // or a process that was left to us
+      continue;
+    }
+    on_ctl(found->first);  // what it said last: DRAINED
     found->second->ctl_watch->stop();
     found->second->exit_watch->stop();
     answer_missing(*found->second);

@@ -104,7 +104,7 @@ Checker::Checker(Process process, Fd ctl)
           std::make_unique<ipc::Channel>(std::move(ctl), ipc::Link::ctl, ipc::Role::supervisor, ipc::Role::checker)) {}
 
 Checker::~Checker() {
-  if (process_.pidfd && !reaped_) [[maybe_unused]]
+  if (process_.pidfd && !ended_) [[maybe_unused]]
     const auto verdict = finish(true);
 }
 
@@ -160,18 +160,19 @@ bool Checker::on_readable() {
 }
 
 Result<CheckVerdict> Checker::finish(bool timed_out) {
-  if (!complete_ || timed_out) ::kill(process_.pid, SIGKILL);  // not reaped yet: the pid is still its own
-  siginfo_t info{};
-  while (::waitid(P_PID, static_cast<id_t>(process_.pid), &info, WEXITED) != 0 && errno == EINTR) {
+  if (!ended_) {
+    if (!complete_ || timed_out) ::kill(process_.pid, SIGKILL);  // not reaped yet: the pid is still its own
+    siginfo_t info{};
+    while (::waitid(P_PID, static_cast<id_t>(process_.pid), &info, WEXITED) != 0 && errno == EINTR) {
+    }
+    ended_ = ExitStatus{info.si_code != CLD_EXITED, info.si_status};
   }
-  reaped_ = true;
-  const ExitStatus status{info.si_code != CLD_EXITED, info.si_status};
   if (timed_out)
     return std::unexpected(Error{Errc::timeout, "no verdict within the time limit", "configuration checker"});
   if (broken_) return std::unexpected(*broken_);
   if (!complete_) {
     return std::unexpected(
-        Error{Errc::os, "the checker crashed (" + status.text() + "); the configuration is not used", {}});
+        Error{Errc::os, "the checker crashed (" + ended_->text() + "); the configuration is not used", {}});
   }
   verdict_.accepted = !verdict_.snapshot.empty();
   if (const auto line = verdict_.instance.find('\n'); line != std::string::npos) {

@@ -40,6 +40,9 @@ class Checker {
   ~Checker();
 
   int fd() const { return channel_->fd(); }
+  pid_t pid() const { return process_.pid; }
+  /// The process was collected by somebody else.
+  void ended(const ExitStatus& status) { ended_ = status; }
   /// Reads what came; true once the child has said everything or is gone.
   bool on_readable();
   /// Ends the child if it still runs, collects it and says what it found. Errors: os or timeout, when it crashed or did
@@ -56,7 +59,7 @@ class Checker {
   std::optional<Error> broken_;
   unsigned answers_ = 0;
   bool complete_ = false;
-  bool reaped_ = false;
+  std::optional<ExitStatus> ended_;  // collected
 };
 
 /// The whole thing, waiting: at start-up, for `test` and for `dump`. Errors: as finish(), and closed when interrupted.

@@ -65,7 +65,8 @@ bool overlap(const Endpoint& a, const Endpoint& b) {
   return a.ip == b.ip || a.ip == any || b.ip == any;
 }
 
-/// Problems among the listeners themselves: the kernel would deal connections between the two at random.
+}  // namespace
+
 std::vector<std::string> overlaps(const std::vector<Listener>& listeners) {
   std::vector<const Listener*> order;  // by port, then as written
   for (const auto& listener : listeners) order.push_back(&listener);
@@ -82,52 +83,54 @@ std::vector<std::string> overlaps(const std::vector<Listener>& listeners) {
   return problems;
 }
 
-}  // namespace
-
 unsigned slots_per_address(unsigned workers, std::size_t addresses, unsigned long open_files) {
   const unsigned wanted = std::min(64u, std::max(8u, 4 * std::min(workers, 64u)));
   if (addresses == 0) return wanted;
   return static_cast<unsigned>(std::clamp<unsigned long>(open_files / 4 / addresses, 1, wanted));
 }
 
+std::optional<std::string> bind_address(const Listener& listener, std::uint32_t number, unsigned slots,
+                                        std::uint32_t& next_slot,
+                                        const std::function<bool(const PortOwner&)>& may_share,
+                                        std::vector<Slot>& into) {
+  if (const int code = probe(listener.address); code != 0) {
+    const auto owner = code == EADDRINUSE && may_share ? find_port_owner(listener.address) : std::nullopt;
+    if (!owner || !may_share(*owner)) return why_not(listener, code);
+  }
+  for (unsigned k = 0; k < slots; ++k) {
+    Slot slot;
+    slot.fd = bound_socket(listener.address, true);
+    if (!slot.fd) return why_not(listener, errno);
+    socklen_t size = sizeof slot.cookie;
+    ::getsockopt(slot.fd.get(), SOL_SOCKET, SO_COOKIE, &slot.cookie, &size);
+    slot.id = next_slot++;
+    slot.listener = number;
+    into.push_back(std::move(slot));
+  }
+  return std::nullopt;
+}
+
 Bound bind_slots(std::vector<Listener> listeners, unsigned per_address) {
   Bound bound;
   bound.problems = overlaps(listeners);
   if (!bound.problems.empty()) return bound;
+  std::uint32_t next = 0;
   for (std::size_t l = 0; l < listeners.size(); ++l) {
-    if (const int code = probe(listeners[l].address); code != 0) {
-      bound.problems.push_back(why_not(listeners[l], code));
-      continue;
-    }
-    for (unsigned k = 0; k < per_address; ++k) {
-      Slot slot;
-      slot.fd = bound_socket(listeners[l].address, true);
-      if (!slot.fd) {
-        bound.problems.push_back(why_not(listeners[l], errno));
-        break;
-      }
-      socklen_t size = sizeof slot.cookie;
-      ::getsockopt(slot.fd.get(), SOL_SOCKET, SO_COOKIE, &slot.cookie, &size);
-      slot.id = static_cast<std::uint32_t>(bound.table.slots.size());
-      slot.listener = static_cast<std::uint32_t>(l);
-      bound.table.slots.push_back(std::move(slot));
-    }
+    auto problem =
+        bind_address(listeners[l], static_cast<std::uint32_t>(l), per_address, next, nullptr, bound.table.slots);
+    if (problem) bound.problems.push_back(std::move(*problem));
   }
   bound.table.listeners = std::move(listeners);
   if (!bound.problems.empty()) bound.table.slots.clear();
   return bound;
 }
 
-Result<> listen_all(const SlotTable& table) {
-  for (const auto& slot : table.slots) {
-    if (::listen(slot.fd.get(), kBacklog) != 0) {
-      return std::unexpected(Error{Errc::os, why_not(table.listeners[slot.listener], errno), {}});
-    }
-  }
-  return {};
+Result<> listen_on(const Slot& slot, const Listener& listener) {
+  if (::listen(slot.fd.get(), kBacklog) == 0) return {};
+  return std::unexpected(Error{Errc::os, why_not(listener, errno), {}});
 }
 
-void retire(const SlotTable& table) {
+void retire(const Slot& slot) {
   // tcp[13] & 0x12 == 0x02: a SYN without ACK is dropped, everything else passes.
   sock_filter code[] = {
       BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
@@ -135,9 +138,12 @@ void retire(const SlotTable& table) {
       BPF_STMT(BPF_RET | BPF_K, 0xFFFFFFFF),
   };
   const sock_fprog program{static_cast<unsigned short>(std::size(code)), code};
-  for (const auto& slot : table.slots) {
-    ::setsockopt(slot.fd.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
-  }
+  ::setsockopt(slot.fd.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
+void restore(const Slot& slot) {
+  const int unused = 0;
+  ::setsockopt(slot.fd.get(), SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused);
 }
 
 }  // namespace ebb::supervisor

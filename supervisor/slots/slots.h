@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,10 +41,22 @@ struct Bound {
 /// overlap are a problem too.
 Bound bind_slots(std::vector<Listener> listeners, unsigned per_address);
 
-/// listen(4096) on every slot; workers that will poll them are READY by now. Errors: os, naming the listener.
-Result<> listen_all(const SlotTable& table);
+/// Sentences about listeners that overlap each other: the kernel would deal connections between them at random.
+std::vector<std::string> overlaps(const std::vector<Listener>& listeners);
+
+/// One address: its slots, numbered from `next_slot` on (which moves), appended to `into`; the sentence when it cannot
+/// be had. `may_share` (empty: nobody): whether the process that listens there already is one of ours.
+std::optional<std::string> bind_address(const Listener& listener, std::uint32_t number, unsigned slots,
+                                        std::uint32_t& next_slot,
+                                        const std::function<bool(const PortOwner&)>& may_share,
+                                        std::vector<Slot>& into);
+
+/// listen(4096); workers that will poll it are READY by now. Errors: os, naming the listener.
+Result<> listen_on(const Slot& slot, const Listener& listener);
 
 /// Lets no new connection in while those queued can still be accepted: drops pure SYNs (section 3.5). For every holder.
-void retire(const SlotTable& table);
+void retire(const Slot& slot);
+/// Takes that back: who was dropped meanwhile tries again and comes in.
+void restore(const Slot& slot);
 
 }  // namespace ebb::supervisor

@@ -70,7 +70,7 @@ TEST(Status, JoinsWhatChildrenSay) {
   const std::vector<Listener> listeners = {{{IpAddress{}, 80}, 0, "web"}};
   EXPECT_EQ(
       status_json(sample(config, listeners)),
-      R"({"generation":1,"processes":[{"role":"supervisor","name":"supervisor","pid":100,"gen":1,"state":"active",)"
+      R"({"generation":1,"reload":{"step":"idle","last":""},"processes":[{"role":"supervisor","name":"supervisor","pid":100,"gen":1,"state":"active",)"
       R"("connections":0,"answered":true},{"role":"broker","name":"broker b2","pid":101,"gen":2,"state":"active",)"
       R"("connections":3,"answered":true},{"role":"worker","name":"worker g1/0","pid":102,"gen":1,"state":"active",)"
       R"("connections":5,"answered":false}],"listeners":[{"address":"0.0.0.0:80","tag":"web","inbound":0}],)"
@@ -118,7 +118,8 @@ portal "p"  domain d.test  dialect v2ray
 }
 
 TEST(Status, SaysWhyThereIsNoTunnel) {
-  const auto text = status_text(R"({"generation":1,"processes":[],"listeners":[],"portals":[],
+  const auto text =
+      status_text(R"({"generation":1,"reload":{"step":"idle","last":""},"processes":[],"listeners":[],"portals":[],
     "bridges":[{"tag":"b","domain":"d","dialect":"unknown","last_failure":"refused\u001b[2J","tunnels":[]}]})");
   ASSERT_TRUE(text.has_value());
   EXPECT_NE(text->find("no tunnel: the portal is not reached: refused?[2J"), std::string::npos) << *text;

@@ -80,8 +80,16 @@ TEST(CommandLine, UsageErrorsAreTwoAndNameTheWord) {
   }
   EXPECT_NE(bad("convert").text.find("\"convert\""), std::string::npos);
   EXPECT_NE(bad("x25519").text.find("belongs to V2Ray or Xray"), std::string::npos);
-  EXPECT_NE(bad("ctl reload").text.find("ctl reload is not built yet"), std::string::npos);
+  EXPECT_NE(bad("ctl upgrade").text.find("ctl upgrade is not built yet"), std::string::npos);
   EXPECT_NE(bad("-format yaml -c f").text.find("convert the configuration to JSON"), std::string::npos);
+}
+
+TEST(CommandLine, ControlSaysHowLongToWait) {
+  EXPECT_TRUE(good("ctl reload").wait);
+  EXPECT_TRUE(good("ctl reload --wait -c f").wait);
+  EXPECT_FALSE(good("ctl reload --no-wait").wait);
+  EXPECT_FALSE(good("ctl stop").now);
+  EXPECT_TRUE(good("ctl stop --now").now);
 }
 
 TEST(CommandLine, HelpIsNotAnError) {

@@ -1,107 +1,13 @@
-#include "supervisor/generations/machine.h"
-
 #include <signal.h>
 
 #include <algorithm>
+
+#include "tests/unit/supervisor/stage.h"
 
 namespace ebb::supervisor {
 namespace {
 
 using namespace std::chrono_literals;
-
-/// Plays the runner and the children: obeys Spawn, keeps the clock, writes actions down as words.
-struct Stage {
-  explicit Stage(Plan plan) : machine(plan) { machine.begin(now); }
-
-  /// Actions since the last call. Notes are kept apart.
-  std::vector<std::string> actions() {
-    std::vector<std::string> words;
-    for (bool more = true; more;) {
-      const auto batch = machine.take();
-      more = !batch.empty();
-      for (const auto& one : batch) std::visit([&](const auto& a) { say(words, a); }, one);
-    }
-    return words;
-  }
-  void say(std::vector<std::string>& out, const action::Spawn& a) {
-    names[a.child] = (a.role == ipc::Role::broker ? "b" : "w") + std::to_string(a.child.value);
-    out.push_back("spawn " + names[a.child]);
-    if (!broken_spawn) machine.spawned(a.child, static_cast<pid_t>(1000 + a.child.value));
-    if (broken_spawn) machine.spawn_failed(a.child, "no memory", now);
-  }
-  void say(std::vector<std::string>& out, const action::Connect& a) {
-    out.push_back("link " + names[a.worker] + " " + names[a.broker]);
-  }
-  void say(std::vector<std::string>& out, const action::TellBrokerState& a) {
-    out.push_back("tell " + names[a.to] + " gen" + std::to_string(a.broker_gen));
-  }
-  void say(std::vector<std::string>& out, const action::Listen&) { out.push_back("listen"); }
-  void say(std::vector<std::string>& out, const action::RetireSlots&) { out.push_back("retire"); }
-  void say(std::vector<std::string>& out, const action::CloseSlots&) { out.push_back("close"); }
-  void say(std::vector<std::string>& out, const action::RevokeSlots& a) { out.push_back("revoke " + names[a.child]); }
-  void say(std::vector<std::string>& out, const action::Start& a) { out.push_back("start " + names[a.child]); }
-  void say(std::vector<std::string>& out, const action::Drain& a) {
-    out.push_back("drain " + names[a.child] + " " + std::to_string(a.deadline.count()));
-  }
-  void say(std::vector<std::string>& out, const action::Ping& a) { out.push_back("ping " + names[a.child]); }
-  void say(std::vector<std::string>& out, const action::Kill& a) {
-    out.push_back("kill " + names[a.child] + " " + std::to_string(a.signal));
-  }
-  void say(std::vector<std::string>&, const action::Note& a) { notes.push_back(a.text); }
-  void say(std::vector<std::string>& out, const action::Exit& a) { out.push_back("exit " + std::to_string(a.code)); }
-
-  ChildKey key(const std::string& name) const {
-    for (const auto& [k, n] : names) {
-      if (n == name) return k;
-    }
-    ADD_FAILURE() << "no " << name;
-    return {};
-  }
-  void ready(const std::string& name) { machine.ready(key(name), now); }
-  void dies(const std::string& name, ExitStatus status = {true, SIGKILL}) { machine.exited(key(name), status, now); }
-  /// Moves the clock; children answer every PING unless `silent`.
-  std::vector<std::string> pass(Duration time, const std::string& silent = "") {
-    std::vector<std::string> all;
-    const TimePoint end = now + time;
-    for (;;) {
-      const auto next = machine.next_tick();
-      if (!next || *next > end) break;
-      now = std::max(now, *next);
-      machine.tick(now);
-      for (auto& word : actions()) {
-        if (!word.starts_with("ping ")) {
-          all.push_back(word);
-        } else if (word != "ping " + silent) {
-          machine.pong(key(word.substr(5)), {}, now);
-        }
-      }
-    }
-    now = end;
-    return all;
-  }
-  /// Start-up of two workers, done.
-  static Stage running(Plan plan = two_workers()) {
-    Stage stage(plan);
-    stage.actions();
-    for (const auto* name : {"w2", "b1", "w3"}) {
-      if (plan.workers > 0 || *name == 'b') stage.ready(name);
-    }
-    stage.actions();
-    return stage;
-  }
-  static Plan two_workers() {
-    Plan plan;
-    plan.workers = 2;
-    return plan;
-  }
-
-  TimePoint now{1h};
-  Machine machine;
-  std::map<ChildKey, std::string> names;
-  std::vector<std::string> notes;
-  bool broken_spawn = false;
-};
-using Words = std::vector<std::string>;
 
 TEST(Machine, StartsBrokerFirstAndServesWhenAllAreReady) {
   Stage stage(Stage::two_workers());
@@ -152,7 +58,7 @@ TEST(Machine, AProcessThatCannotBeMadeEndsTheStart) {
 
 TEST(Machine, AListenThatFailsEndsTheStart) {
   Stage stage = Stage::running();
-  stage.machine.start_failed("port taken", stage.now);
+  stage.machine.listen_failed("port taken", stage.now);
   EXPECT_EQ(stage.actions(), (Words{"close", "kill b1 9", "kill w2 9", "kill w3 9"}));
 }
 
@@ -393,7 +299,7 @@ TEST(Machine, ForgetsPendingReplacementsWhenItStops) {
 
 TEST(Machine, NamesSignalsThatAreNotBuiltYetAndGoesOn) {
   Stage stage = Stage::running();
-  for (const int number : {SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGTTIN, SIGTTOU}) {
+  for (const int number : {SIGUSR2, SIGWINCH}) {
     stage.notes.clear();
     stage.machine.signal(number, false, stage.now);
     EXPECT_EQ(stage.actions(), Words{});

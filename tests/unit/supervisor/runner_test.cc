@@ -19,14 +19,28 @@ class RunnerTest : public ::testing::Test {
   ~RunnerTest() override { ::sigprocmask(SIG_SETMASK, &before_, nullptr); }
 
   void make(const std::string& snapshot, std::uint32_t workers) {
-    Plan plan;
-    plan.workers = workers;
-    plan.respawn_backoff = 0ms;
-    Bound bound = bind_slots({{{IpAddress::from_v4({127, 0, 0, 1}), 0}, 0, "in"}}, workers == 0 ? 0 : 8);
+    Configuration configuration;
+    configuration.plan.workers = workers;
+    configuration.plan.respawn_backoff = 0ms;
+    config::Config config;  // what the supervisor reads; the children are told `snapshot`
+    config.inbounds.resize(workers == 0 ? 0 : 1);
+    for (auto& inbound : config.inbounds) {
+      inbound.tag = "in";
+      inbound.listen = IpAddress::from_v4({127, 0, 0, 1});
+      inbound.ports = {{0, 0}};
+    }
+    configuration.snapshot = *make_snapshot(snapshot, std::move(config));
+    configuration.logs = std::make_shared<LogFiles>(LogFiles{Fd(::dup(2)), std::nullopt});
+    Bound bound = bind_slots(configuration.snapshot->listeners, 8);
     EXPECT_TRUE(bound.problems.empty());
-    Service service{*Binary::self(), snapshot,     std::move(bound.table), *ipc::ReplayTable::create(64),
-                    Fd(::dup(2)),    std::nullopt, *take_signals(),        false};
-    runner_ = std::make_unique<Runner>(loop_, plan, std::move(service));
+    Service service{*Binary::self(),
+                    configuration,
+                    std::move(bound.table),
+                    *ipc::ReplayTable::create(64),
+                    *take_signals(),
+                    {},
+                    ServiceManager::from_environment()};
+    runner_ = std::make_unique<Runner>(loop_, std::move(service));
   }
   /// Calls `look` every 5 ms of loop time until it returns true; the test's time limit bounds it.
   int run_until(std::function<bool()> look) {

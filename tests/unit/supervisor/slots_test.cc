@@ -65,7 +65,7 @@ TEST(Slots, BindAsOneGroupAndServeAfterListen) {
     return ::connect(client.get(), reinterpret_cast<sockaddr*>(&storage), size) == 0;
   };
   EXPECT_FALSE(connects());  // bound, not listening: nothing starts before workers are READY
-  ASSERT_TRUE(listen_all(bound.table).has_value());
+  for (const auto& slot : bound.table.slots) ASSERT_TRUE(listen_on(slot, bound.table.listeners[0]).has_value());
   EXPECT_TRUE(connects());
 }
 
@@ -83,7 +83,7 @@ TEST(Slots, NameTheHolderOfAPort) {
 TEST(Slots, FindTheHolderBehindAWildcard) {
   const auto bound = bind_slots({{{IpAddress{}, free_port()}, 0, ""}}, 1);
   ASSERT_TRUE(bound.problems.empty());
-  ASSERT_TRUE(listen_all(bound.table).has_value());
+  for (const auto& slot : bound.table.slots) ASSERT_TRUE(listen_on(slot, bound.table.listeners[0]).has_value());
   const auto owner = find_port_owner({kLoopback, port_of(bound.table.slots[0].fd.get())});
   ASSERT_TRUE(owner.has_value());
   EXPECT_EQ(owner->pid, ::getpid());
@@ -114,7 +114,7 @@ TEST(Slots, RefuseListenersThatOverlap) {
 TEST(Slots, RetiredOnesLetNobodyInButKeepTheQueue) {
   const Listener listener{{kLoopback, free_port()}, 0, ""};
   const auto bound = bind_slots({listener}, 1);
-  ASSERT_TRUE(listen_all(bound.table).has_value());
+  for (const auto& slot : bound.table.slots) ASSERT_TRUE(listen_on(slot, bound.table.listeners[0]).has_value());
   const auto begin_connect = [&] {
     Fd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_storage storage{};
@@ -123,11 +123,14 @@ TEST(Slots, RetiredOnesLetNobodyInButKeepTheQueue) {
     return client;
   };
   const Fd early = begin_connect();
-  retire(bound.table);
+  retire(bound.table.slots[0]);
   const Fd late = begin_connect();
   const int slot = bound.table.slots[0].fd.get();
   EXPECT_TRUE(Fd(::accept(slot, nullptr, nullptr)));
   EXPECT_FALSE(Fd(::accept(slot, nullptr, nullptr)));
+  restore(bound.table.slots[0]);
+  const Fd later = begin_connect();
+  EXPECT_TRUE(Fd(::accept(slot, nullptr, nullptr)));
 }
 
 TEST(Listeners, CoverEveryPortAndBothFamiliesOfAWildcard) {
