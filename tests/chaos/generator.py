@@ -101,6 +101,14 @@ class Naive(_Asked):
         return self.answer("generations")
 
 
+class Chopper(_Asked):
+    """Passes connections on to `target`, their first `singles` bytes one by one."""
+
+    def __init__(self, port: int, target: str, singles: int = 200):
+        super().__init__("--chop", str(port), "--target", target, "--singles", str(singles))
+        self.answer("ready")
+
+
 class Load(_Asked):
     """L(rate) for `seconds`, with `long` streams that stay, against `targets` ("host:port")."""
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/chaos/loadgen/chop.h"
 #include "tests/chaos/loadgen/long_load.h"
 #include "tests/chaos/loadgen/naive.h"
 #include "tests/chaos/loadgen/origin.h"
@@ -24,9 +25,11 @@ constexpr const char* kUsage =
                            [--bulk BYTES --bulk-streams N] [--most-open N] [--first SEQUENCE]
 ebb_loadgen --origin PORT
 ebb_loadgen --naive-server PORT [--workers N] [--generation-ms MS]
+ebb_loadgen --chop PORT --target HOST:PORT [--singles N]
 
 Load: R new connections a second for S seconds, N that stay with an exchange every MS (50), bulk streams that come back.
 The last line on stdout is the result, in JSON. Lines on stdin: progress | stop | rate R | add T | drop T; its end = stop.
+Chop: passes connections on, their first N (200) bytes one by one, a millisecond apart.
 Origin: echoes. Lines on stdin: progress | seen SEQUENCE ... | stop.
 )";
 
@@ -182,6 +185,22 @@ int run_origin(const Options& options) {
   return 0;
 }
 
+int run_chopper(const Options& options) {
+  raise_open_files();
+  Poller poller;
+  Chopper chopper(poller, static_cast<std::uint16_t>(number(options, "chop", 0)), options.targets.front(),
+                  static_cast<std::size_t>(number(options, "singles", 200)));
+  bool stop = false;
+  Commands commands(poller, [&](std::string_view line) { stop = stop || line == "stop"; });
+  print_line("{\"ready\":true}");
+  while (!stop) {
+    poller.wait(1);
+    chopper.tick();
+  }
+  print_line("{\"result\":{}}");
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -194,7 +213,7 @@ int main(int argc, char** argv) {
                               static_cast<int>(number(options, "workers", 4)),
                               static_cast<int>(number(options, "generation-ms", 35)));
     }
-    if (!options.targets.empty()) return run_load(options);
+    if (!options.targets.empty()) return options.single.contains("chop") ? run_chopper(options) : run_load(options);
   }
   std::fputs(kUsage, stderr);
   return 2;

@@ -1,0 +1,101 @@
+"""T30: everything at random, but no broker is killed. The seed is printed; EBB_CHAOS_SEED plays it again."""
+
+import os
+import random
+import signal
+import time
+
+from ebbtest import procfs, wait
+
+from . import actions, scenario, service
+
+
+class T30Model(scenario.Scenario):
+    limit_s = 900
+    seconds = 600.0 if scenario.FULL else 12.0
+
+    def setUp(self):
+        super().setUp()
+        self.seed = int(os.environ.get("EBB_CHAOS_SEED", random.SystemRandom().randrange(1 << 32)))
+        self.chance = random.Random(self.seed)
+        self.make_stack()
+        self.portal.own_binary()
+        self.bridge.own_binary()
+        self.start_services()
+        self.worker_kills = 0
+
+    def both(self) -> service.Service:
+        return self.chance.choice((self.portal, self.bridge))
+
+    # ---- the actions; each leaves the service as it should be ----
+    def hup(self):
+        actions.good_reload(self.both())
+
+    def broken(self):
+        it = self.both()
+        it.write("{ broken")
+        assert actions.reload(it).returncode == 23
+        it.configure()
+
+    def resize(self):
+        actions.resize(self.portal, self.chance.choice((1, 2, 3, 4, 6, 8)))
+
+    def upgrade(self):
+        actions.good_upgrade(self.both())
+
+    def replace(self):
+        actions.replace_broker(self.both())
+
+    def kill_worker(self):
+        worker = self.portal.role("worker")
+        if worker and service._signal(self.chance.choice(worker), signal.SIGKILL):
+            self.worker_kills += 1
+
+    def freeze_broker(self):
+        broker = self.both().broker()
+        actions.freeze(broker)
+        time.sleep(self.chance.uniform(0, 0.2))
+        os.kill(broker, signal.SIGCONT)
+
+    def kill_supervisor(self):
+        it = self.both()
+        with_workers = it is self.portal and self.chance.random() < 0.3
+        actions.kill_supervisor(it, with_workers)
+        actions.restart_supervisor(it, self.chance.uniform(0, 0.5))
+
+    def reopen_logs(self):
+        self.both().signal(signal.SIGUSR1)
+
+    def all_actions(self) -> list:
+        return [self.hup, self.broken, self.resize, self.upgrade, self.replace, self.kill_worker, self.freeze_broker,
+                self.kill_supervisor, self.reopen_logs]
+
+    def test_random_actions(self):
+        print(f"| T30Model: EBB_CHAOS_SEED={self.seed}", flush=True)
+        actions.good_reload(self.portal)
+        actions.good_upgrade(self.portal)
+        actions.replace_broker(self.portal)
+        actions.need_adoption(self.portal)
+        self.play(self.all_actions(), 3000)
+
+    def test_what_is_built_already(self):
+        """The part that needs neither reload nor adoption."""
+        print(f"| T30Model: EBB_CHAOS_SEED={self.seed}", flush=True)
+        self.play([self.kill_worker, self.freeze_broker], 3000)
+
+    def play(self, choices: list, rate: float) -> None:
+        it, story = self.load(rate), []
+        while it.going_on(self.chance.uniform(0, 0.2)):
+            action = self.chance.choice(choices)
+            story.append(f"{time.monotonic():.3f} {action.__name__}")
+            try:
+                action()
+            except AssertionError as failed:
+                raise AssertionError(f"seed {self.seed}, last actions {story[-10:]}: {failed}") from failed
+        allowed = scenario.poisson_limit(self.worker_kills / 500)
+        self.note(f"{len(story)} actions, {self.worker_kills} workers killed, so up to {allowed} may be lost; seed {self.seed}")
+        self.expect(it, lost=allowed)
+        for one in self.services:
+            wait.until("one supervisor is left", lambda one=one: len(one.supervisors()) == 1, 15)
+            self.assertTrue(procfs.alive(one.main()))
+        self.finish(descriptors=False)
