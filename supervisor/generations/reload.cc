@@ -365,7 +365,9 @@ void Machine::limit_generations(TimePoint now) {
     note(log::Level::warning, "more than maxGenerations: the oldest has its hard stop now",
          {{"generation", std::to_string(oldest)}, {"connections", std::to_string(carried)}});
     for (auto& [key, one] : children_) {
-      if (one.role == ipc::Role::worker && one.gen == oldest) drain(one, milliseconds(1), milliseconds(0), now);
+      if (one.role != ipc::Role::worker || one.gen != oldest) continue;
+      drain(one, std::max(plan_.stop_grace, milliseconds(1)), milliseconds(0), now);
+      if (one.terminate) one.terminate = std::min(*one.terminate, now + plan_.stop_grace + kKillSlack);
     }
   }
 }

@@ -16,12 +16,14 @@
 namespace ebb::supervisor {
 namespace {
 
-/// Does what its snapshot says: "die" ends before READY, "mute" ends when asked, anything else serves.
+/// Does what its snapshot says: "die" ends before READY, "mute" ends when asked, one with "fragile" in it when a worker
+/// is started; the broker has nothing against a change unless "stubborn" is in it. Anything else serves.
 class PlayedChild final : public ipc::ChildHandler {
  public:
   int play(ipc::Role role) {
     ipc::ChildControl control(Fd(kCtlFd), role, *this);
     control_ = &control;
+    worker_ = role == ipc::Role::worker;
     while (!leave_) {
       pollfd waiting[] = {{control.fd(), POLLIN, 0}, {control.signal_fd(), POLLIN, 0}};
       ::poll(waiting, 2, 10'000);
@@ -46,7 +48,14 @@ class PlayedChild final : public ipc::ChildHandler {
   void on_slot(const ipc::SlotGrant&, Fd socket) override { slots_.push_back(std::move(socket)); }
   void on_slot_revoked(std::uint32_t) override { ++revoked_; }
   void on_link(const ipc::LinkAdd&, Fd end) override { links_.push_back(std::move(end)); }
-  void on_start() override { started_ = true; }
+  Result<> on_update_prepare(std::uint64_t, std::string_view snapshot) override {
+    if (snapshot.find("stubborn") == std::string_view::npos) return {};
+    return std::unexpected(Error{Errc::config, "no", {}});
+  }
+  void on_start() override {
+    if (worker_ && snapshot_.find("fragile") != std::string::npos) ::_exit(5);
+    started_ = true;
+  }
   void on_pause() override {}
   void on_drain(const ipc::DrainOrder&) override { leave_ = true; }
   std::string on_query(std::string_view request) override {
@@ -73,6 +82,7 @@ class PlayedChild final : public ipc::ChildHandler {
   int revoked_ = 0;
   bool started_ = false;
   bool leave_ = false;
+  bool worker_ = false;
   int status_ = 0;
 };
 

@@ -338,7 +338,7 @@ TEST(Reload, TheOldestOfTooManyGenerationsHasItsHardStop) {
     EXPECT_EQ(last[0], "drain " + old + " 3600000");
     old = fresh;
   }
-  EXPECT_EQ(last.back(), "drain w2 1");
+  EXPECT_EQ(last.back(), "drain w2 5000");
   stage.machine.drained(stage.key("w2"), {50, 0});
   EXPECT_EQ(stage.actions(), Words{});
   EXPECT_EQ(stage.notes.back(), "process drained");

@@ -1,9 +1,12 @@
 #include "supervisor/generations/runner.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 
 #include "supervisor/process/environment.h"
@@ -15,8 +18,43 @@ using namespace std::chrono_literals;
 
 class RunnerTest : public ::testing::Test {
  protected:
-  RunnerTest() { ::sigprocmask(SIG_BLOCK, nullptr, &before_); }
-  ~RunnerTest() override { ::sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  RunnerTest() {
+    ::sigprocmask(SIG_BLOCK, nullptr, &before_);
+    char name[] = "/tmp/ebb-runner-XXXXXX";
+    root_ = ::mkdtemp(name);
+    file_ = root_ + "/config.json";
+  }
+  ~RunnerTest() override {
+    ::sigprocmask(SIG_SETMASK, &before_, nullptr);
+    std::filesystem::remove_all(root_);
+  }
+  /// What a reload will read: one listener as in make(), `tag` decides what the children do with it.
+  void write_file(const std::string& tag, const std::string& more = "") {
+    std::ofstream(file_) << R"({"log": {"loglevel": "none"}, "ebbgate": {"workers": 2, "timers": {"probation": "50ms"}},
+      "inbounds": [{"tag": ")" + tag +
+                                R"(", "listen": "127.0.0.1", "port": 0, "protocol": "dokodemo-door",
+      "settings": {"address": "127.0.0.1", "port": 80}})" +
+                                more + R"(], "outbounds": [{"protocol": "freedom"}]})";
+  }
+  /// Reloads once everything is up, then ends the service when `over` says so.
+  void reload_once(std::function<bool()> over) {
+    bool asked = false;
+    EXPECT_EQ(run_until([&] {
+                if (!asked && !all_active()) return false;
+                if (!asked) {
+                  asked = true;
+                  runner_->reload([this](int exit, std::string text) {
+                    exit_ = exit;
+                    text_ = std::move(text);
+                  });
+                }
+                if (!exit_ || !over()) return false;
+                ::kill(::getpid(), SIGTERM);
+                return true;
+              }),
+              0);
+    EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1);
+  }
 
   void make(const std::string& snapshot, std::uint32_t workers) {
     Configuration configuration;
@@ -40,6 +78,7 @@ class RunnerTest : public ::testing::Test {
                     *take_signals(),
                     {},
                     ServiceManager::from_environment()};
+    service.invocation.configs = {file_};
     runner_ = std::make_unique<Runner>(loop_, std::move(service));
   }
   /// Calls `look` every 5 ms of loop time until it returns true; the test's time limit bounds it.
@@ -69,6 +108,9 @@ class RunnerTest : public ::testing::Test {
   std::function<bool()> look_;
   net::Timer again_{&RunnerTest::look_again, this};
   sigset_t before_;
+  std::string root_, file_;
+  std::optional<int> exit_;  // of the reload
+  std::string text_;
 };
 
 TEST_F(RunnerTest, StartsServesReplacesAndStops) {
@@ -152,6 +194,42 @@ TEST_F(RunnerTest, AQuestionIsAnsweredWithoutThoseThatEnd) {
             }),
             0);
   EXPECT_EQ(silent, 2u);
+}
+
+TEST_F(RunnerTest, ReloadsFromItsFiles) {
+  make("{}", 1);
+  write_file("fresh");
+  reload_once([&] { return runner_->machine().reload_step() == "idle" && runner_->machine().children().size() == 3; });
+  EXPECT_EQ(exit_, 0) << text_;
+  EXPECT_EQ(runner_->machine().generation(), 2u);
+  EXPECT_EQ(runner_->configuration().snapshot->config.inbounds.at(0).tag, "fresh");
+  EXPECT_EQ(runner_->configuration().plan.workers, 2u);
+}
+
+TEST_F(RunnerTest, AWrongFileIsToldAndChangesNothing) {
+  make("{}", 1);
+  write_file("x", ", {\"protocol\": \"nosuch\", \"port\": 1}");
+  reload_once([] { return true; });
+  EXPECT_EQ(exit_, 23);
+  EXPECT_NE(text_.find("nosuch"), std::string::npos) << text_;
+  EXPECT_EQ(runner_->machine().generation(), 1u);
+}
+
+TEST_F(RunnerTest, ABrokerMayRefuse) {
+  make("{}", 1);
+  write_file("stubborn");
+  reload_once([] { return true; });
+  EXPECT_EQ(exit_, 1);
+  EXPECT_NE(text_.find("no"), std::string::npos) << text_;
+  EXPECT_EQ(runner_->machine().generation(), 1u);
+}
+
+TEST_F(RunnerTest, WorkersThatDieWhenStartedBringTheOldOnesBack) {
+  make("{}", 1);
+  write_file("fragile");
+  reload_once([&] { return runner_->machine().reload_step() == "idle"; });
+  EXPECT_EQ(runner_->machine().generation(), 1u);
+  EXPECT_NE(runner_->machine().last_reload().find("ended with exit code 5"), std::string::npos);
 }
 
 }  // namespace
