@@ -144,10 +144,20 @@ void Edge::pause() {
   listeners_.review();
 }
 
-void Edge::drain() {
+void Edge::drain(Duration spread) {
+  if (drain_spread_end_) return;
+  drain_spread_end_ = loop_.now() + spread;
   pause();
   listeners_.clear();
   handoff_.send_goaway();
+  for (auto& mux : muxes_) mux->drain(leaving_time());
+}
+
+/// Some point of what is left of the spread: clients shall not come back all at once.
+TimePoint Edge::leaving_time() {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(*drain_spread_end_ - loop_.now()).count();
+  const auto bound = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 0, 0x7fffffff));
+  return loop_.now() + std::chrono::milliseconds(random_.below(bound + 1));
 }
 
 std::size_t Edge::connections() const { return sessions_.size() + relays_.size() + muxes_.size() + handoff_.pending(); }

@@ -77,8 +77,9 @@ class Edge {
   const config::Config& config() const { return config_; }
   void start();
   void pause();
-  /// Closes the slots; what is carried goes on.
-  void drain();
+  /// Closes the slots. Handshakes under way are finished, offers answered, relays run on; connections that can end
+  /// without a loss do, spread over `spread`.
+  void drain(Duration spread);
   /// Ends everything that is carried.
   void abort_all(const Error& why);
 
@@ -113,6 +114,7 @@ class Edge {
   void log_accepted(const Request& request, const Target& target, const routing::Decision& decision, bool mux) const;
   const std::string& tag_of(const routing::Decision& decision) const;
   std::unique_ptr<relay::Codec> codec_for(const Request& request);
+  TimePoint leaving_time();
   void sweep();
 
   net::UvLoop& loop_;
@@ -136,6 +138,7 @@ class Edge {
   std::size_t max_connections_ = 0;
   std::size_t max_fds_ = 0;
   bool started_ = false;
+  std::optional<TimePoint> drain_spread_end_;  // draining: idle connections are gone by then
   bool short_of_fds_ = false;
   TimePoint next_refusal_warning_{};  // refused visitors: one warning a second, the others are counted
   std::uint64_t refused_quietly_ = 0;

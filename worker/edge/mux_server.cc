@@ -37,12 +37,24 @@ Decoded<> MuxServer::feed(ConstSpan plain) {
 
 // Streams have idle timers of their own; the connection ends when it has had none, and no bytes, for as long.
 TimePoint MuxServer::next_deadline() const {
-  return std::max(last_active_ + idle_, loop_.now() + std::chrono::seconds(1));
+  return std::min(std::max(last_active_ + idle_, loop_.now() + std::chrono::seconds(1)), leaving_at());
 }
 
 void MuxServer::tick() {
   if (session_.live_streams() > 0) last_active_ = loop_.now();
-  idle_over_ = loop_.now() - last_active_ >= idle_;
+  idle_over_ = loop_.now() - last_active_ >= idle_ || loop_.now() >= leaving_at();
+}
+
+void MuxServer::drain(TimePoint when) {
+  leave_at_ = when;
+  pump();
+}
+
+/// A client that has just spoken may be about to open a stream, and would lose it.
+TimePoint MuxServer::leaving_at() const {
+  constexpr auto kQuiet = std::chrono::seconds(1);
+  if (!leave_at_ || session_.live_streams() > 0) return TimePoint::max();
+  return std::max(*leave_at_, last_active_ + kQuiet);
 }
 
 void MuxServer::abort_streams() {

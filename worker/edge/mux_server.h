@@ -4,6 +4,7 @@
 
 #include <list>
 #include <memory>
+#include <optional>
 
 #include "common/protocol/mux/session.h"
 #include "worker/edge/edge.h"
@@ -19,6 +20,9 @@ class MuxServer final : public relay::Tunnel {
   ~MuxServer() override;
   void start(std::unique_ptr<net::Stream> stream, Bytes unread);
   void abort(const Error& why) { die(why); }
+  /// The worker drains: the connection ends in order once it has no stream, not before `when`, and not while the client
+  /// has just spoken. Streams that come meanwhile are served.
+  void drain(TimePoint when);
 
  private:
   Decoded<> feed(ConstSpan plain) override;
@@ -34,12 +38,14 @@ class MuxServer final : public relay::Tunnel {
   void on_tunnel_over(const Error& why) override;
   void on_open(StreamId stream, const Target& target, ConstSpan trailing) override;
   void refuse(StreamId stream);
+  TimePoint leaving_at() const;
 
   Edge& edge_;
   Request request_;
   mux::Session session_;
   Duration idle_;
   TimePoint last_active_;
+  std::optional<TimePoint> leave_at_;  // draining
   bool idle_over_ = false;
   bool warned_ = false;
 };

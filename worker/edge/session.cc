@@ -156,6 +156,7 @@ void Edge::serve(const Request& request, Client client) {
   if (is_mux(request)) {
     muxes_.push_back(std::make_unique<MuxServer>(*this, request, codec_for(request)));
     muxes_.back()->start(std::move(client.stream), std::move(client.unread));
+    if (drain_spread_end_) muxes_.back()->drain(leaving_time());
     return;
   }
   const routing::Decision decision = router_.decide(subject_of(request));

@@ -118,7 +118,11 @@ void Worker::on_drain(const ipc::DrainOrder& order) {
   const TimePoint cut_at = loop_.now() + limit;
   if (!cut_at_) {
     log_event(log::Level::info, "edge", "draining", kv("connections", edge_->connections()));
-    edge_->drain();
+    // Only an order says over how long; whoever is cut later than that would be cut by the deadline anyway.
+    const Duration spread = order.why == ipc::DrainOrder::Why::ordered
+                                ? Duration(order.jitter)
+                                : Duration(edge_->config().settings.timers.drain_spread);
+    edge_->drain(std::min(spread, limit));
   }
   cut_at_ = std::min(cut_at, cut_at_.value_or(TimePoint::max()));
   loop_.arm(drain_check_, Duration(0));

@@ -304,12 +304,113 @@ TEST_F(EdgeTest, DrainingKeepsWhatIsCarriedAndLeavesTheQueueToOthers) {
     served = Fd(::accept4(origin.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     return static_cast<bool>(served);
   }));
-  edge->drain();
+  edge->drain(10s);
   const Fd waiting = connect_to(slots[0].port);
   for (int i = 0; i < 5; ++i) loop.run_once();
   EXPECT_EQ(edge->connections(), 1u);
   EXPECT_TRUE(Fd(::accept4(slots[0].fd.get(), nullptr, nullptr, SOCK_CLOEXEC))) << "still queued for another worker";
   edge->abort_all(Error{Errc::closed, "test", {}});
+  EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
+}
+
+TEST_F(EdgeTest, PausedItLeavesTheQueueToOthersAndCarriesOn) {
+  const Fd carried = connect_to(slots[0].port);
+  send_text(carried, "one");
+  Fd served;
+  std::string at_origin;
+  ASSERT_TRUE(run_until(loop, [&] {
+    if (!served) served = Fd(::accept4(origin.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (served) receive(served, at_origin);
+    return at_origin == "one";
+  }));
+  edge->pause();
+  const Fd queued = connect_to(slots[0].port);
+  send_text(carried, "two");
+  ASSERT_TRUE(run_until(loop, [&] {
+    receive(served, at_origin);
+    return at_origin == "onetwo";
+  }));
+  EXPECT_EQ(edge->counts().accepted, 1u);
+  EXPECT_EQ(edge->listeners().size(), slots.size()) << "its copies stay";
+  edge->start();
+  EXPECT_TRUE(run_until(loop, [&] { return edge->counts().accepted == 2; }));
+}
+
+TEST_F(EdgeTest, PausedItFinishesHandshakesAndGetsItsOffersAnswered) {
+  add_broker();
+  const auto handshake = client_of({Network::tcp, std::string("bridge.internal"), 0});
+  const ConstSpan request = handshake.request();
+  const Fd client = connect_to(slots[2].port);
+  send_bytes(client, request.first(20));
+  ASSERT_TRUE(run_until(loop, [&] { return edge->connections() == 1; }));
+  edge->pause();
+  send_bytes(client, request.subspan(20));
+  ASSERT_TRUE(offers_come(1));
+  take(offers[0].hid);
+  EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
+}
+
+TEST_F(EdgeTest, DrainingFinishesHandshakesAndOffersFirst) {
+  add_broker();
+  const Fd offered = connect_to(slots[1].port);
+  ASSERT_TRUE(offers_come(1));
+  const auto handshake = client_of({Network::tcp, std::string("bridge.internal"), 0});
+  const ConstSpan request = handshake.request();
+  const Fd client = connect_to(slots[2].port);
+  send_bytes(client, request.first(20));
+  ASSERT_TRUE(run_until(loop, [&] { return edge->connections() == 2; }));
+  edge->drain(10s);
+  EXPECT_EQ(edge->listeners().size(), 0u);
+  take(offers[0].hid);
+  ASSERT_TRUE(run_until(loop, [&] { return edge->connections() == 1; }));
+  EXPECT_FALSE(edge->idle());
+  send_bytes(client, request.subspan(20));
+  ASSERT_TRUE(offers_come(2));
+  take(offers[1].hid);
+  EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
+  EXPECT_EQ(edge->counts().handshakes_failed, 0u);
+}
+
+/// A forward-mux connection with one stream to the origin.
+struct DrainedMux : EdgeTest {
+  DrainedMux() : client(connect_to(slots[2].port)) {
+    add_broker();
+    const auto handshake = client_of({Network::tcp, std::string(vmess::kMuxHost), 0});
+    send_bytes(client, handshake.request());
+    sealer.emplace(vmess::request_body(handshake.keys()), random);
+    Bytes frame(mux::kMaxHead);
+    frame.resize(mux::write_new(frame, StreamId{1}, Target{Network::tcp, kLoopback, origin.port}, 0));
+    send_frame(frame);
+  }
+  void send_frame(ConstSpan frame) {
+    Bytes plain(frame.begin(), frame.end());
+    Bytes sealed(2048);
+    const std::size_t size = sealer->seal(plain, sealed);
+    send_bytes(client, std::span(sealed).first(size));
+  }
+  Fd client;
+  std::optional<vmess::BodySealer> sealer;
+};
+
+TEST_F(DrainedMux, EndsWhenItsLastStreamHasAndTheClientIsQuiet) {
+  Fd served;
+  ASSERT_TRUE(run_until(loop, [&] {
+    served = Fd(::accept4(origin.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    return static_cast<bool>(served);
+  }));
+  edge->drain(0s);
+  const TimePoint drained = Clock::now();
+  EXPECT_FALSE(run_until(loop, [&] { return edge->connections() < 2; }, 50ms)) << "its stream is live";
+  std::array<std::uint8_t, mux::kEndFrame> end;
+  mux::write_end(end, StreamId{1}, false);
+  send_frame(end);
+  std::string at_client;
+  EXPECT_TRUE(run_until(loop, [&] {
+    receive(client, at_client);
+    return at_client.ends_with("<end>");
+  })) << "an end, not a reset";
+  EXPECT_GE(Clock::now() - drained, 1s);
+  ::shutdown(client.get(), SHUT_WR);
   EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
 }
 
