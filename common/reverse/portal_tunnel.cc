@@ -47,7 +47,7 @@ struct PortalTunnel::Inner final : mux::SessionEvents {
 
 PortalTunnel::PortalTunnel(PortalTunnelSettings settings, TimePoint now)
     : settings_(std::move(settings)),
-      session_(mux::Role::opener, {.max_streams = settings_.max_streams + kInternalStreams}),
+      session_(mux::Role::opener, {.max_streams = PortalTunnelSettings{}.max_streams + kInternalStreams}),
       padding_(settings_.seed),
       liveness_(now),
       started_(now),
