@@ -87,7 +87,7 @@ class Origin(_Asked):
 
     def seen(self, sequences: list[int]) -> list[int]:
         """How often each short connection came here."""
-        self.say("seen " + " ".join(map(str, sequences[:2000])))
+        self.say("seen " + " ".join(map(str, sequences[:5000])))
         return self.answer("seen")
 
 

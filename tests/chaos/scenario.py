@@ -39,7 +39,7 @@ class Scenario(case.ProgramCase):
 
     exclusive = True
     limit_s = 240
-    seconds = 12.0 if FULL else 4.0
+    seconds = 12.0 if FULL else 3.0
     workers = 4
     portal_kind = bridge_kind = "ours"
     sysctls: dict = {}
