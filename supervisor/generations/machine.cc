@@ -123,12 +123,7 @@ void Machine::spawn_worker(std::uint64_t gen, std::uint32_t index, TimePoint now
 
 void Machine::spawn_broker(TimePoint now) {
   const ChildKey key = spawn(ipc::Role::broker, ++broker_gen_, 0, now);
-  if (reload_ && reload_->step > ReloadStep::loading && reload_->step < ReloadStep::committing) {
-    prepare_broker(children_.at(key));  // before any link: workers of the new generation may offer at once
-  }
-  for (const auto& [worker_key, one] : children_) {
-    if (one.role == ipc::Role::worker) emit(action::Connect{worker_key, key, broker_gen_});
-  }
+  introduce_workers(children_.at(key));
 }
 
 void Machine::spawned(ChildKey key, pid_t pid) {

@@ -183,6 +183,7 @@ class Machine {
   void resize(int by, TimePoint now);
   void next_reload(TimePoint now);
   void prepare_broker(const Child& carrier);
+  void introduce_workers(const Child& carrier);
   void serve_new(TimePoint now);
   bool awaiting(std::uint64_t gen) const;
   void advance_reload(TimePoint now);

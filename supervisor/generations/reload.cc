@@ -106,12 +106,37 @@ void Machine::loaded(std::uint64_t config, const Plan& plan, bool removes, TimeP
   reload_->step = ReloadStep::preparing;
   reload_->deadline = now + kAnswerTime;
   generations_[config] = {GenerationState::starting, plan.workers};
-  if (const Child* carrier = broker()) prepare_broker(*carrier);  // none: the one to come is asked when it is spawned
+  if (const Child* carrier = broker()) prepare_broker(*carrier);  // none: see introduce_workers()
 }
 
 void Machine::prepare_broker(const Child& carrier) {
   reload_->prepared = false;
   emit(action::UpdateBroker{carrier.key, ipc::UpdatePhase::prepare, reload_->gen});
+}
+
+/// Links of a broker that has just been spawned. It knows the configuration that decides; others it has to know before
+/// the links of their workers come, because ids in offers are those of the sender's configuration.
+void Machine::introduce_workers(const Child& carrier) {
+  const bool reloading = reload_ && reload_->step > ReloadStep::loading && reload_->step < ReloadStep::committing;
+  const auto link = [&](std::uint64_t gen) {
+    bool any = false;
+    for (const auto& [key, one] : children_) {
+      if (one.role != ipc::Role::worker || one.gen != gen) continue;
+      if (!std::exchange(any, true) && gen != current_gen_ && !(reloading && gen == reload_->gen)) {
+        emit(action::UpdateBroker{carrier.key, ipc::UpdatePhase::prepare, gen});
+      }
+      emit(action::Connect{key, carrier.key, carrier.gen});
+    }
+    return any;
+  };
+  for (const auto& [gen, generation] : generations_) {
+    if (gen == current_gen_ || (reloading && gen == reload_->gen)) continue;
+    if (link(gen)) emit(action::UpdateBroker{carrier.key, ipc::UpdatePhase::abort, gen});  // its links keep it
+  }
+  link(current_gen_);
+  if (!reloading) return;
+  prepare_broker(carrier);
+  link(reload_->gen);
 }
 
 void Machine::updated(ChildKey key, const ipc::ConfigUpdate& result, std::string_view text, TimePoint now) {

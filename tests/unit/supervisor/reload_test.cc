@@ -215,7 +215,7 @@ TEST(Reload, ABrokerThatDiesInTheMiddleGetsWhatDecides) {
   preparing.actions();
   preparing.config = 2;
   preparing.dies("b1");
-  EXPECT_EQ(preparing.actions(), (Words{"spawn b4", "prepare b4 2", "link w2 b4", "link w3 b4"}));
+  EXPECT_EQ(preparing.actions(), (Words{"spawn b4", "link w2 b4", "link w3 b4", "prepare b4 2"}));
   preparing.answer(UpdatePhase::prepare);
   EXPECT_EQ(preparing.actions()[0], "spawn w5");
 
@@ -227,7 +227,8 @@ TEST(Reload, ABrokerThatDiesInTheMiddleGetsWhatDecides) {
   for (const auto* name : {"w4", "w5"}) pausing.started(name);
   pausing.actions();
   pausing.dies("b1");
-  EXPECT_EQ(pausing.actions()[1], "prepare b6 2");
+  EXPECT_EQ(pausing.actions(),
+            (Words{"spawn b6", "link w2 b6", "link w3 b6", "prepare b6 2", "link w4 b6", "link w5 b6"}));
   for (const auto* name : {"w2", "w3"}) pausing.paused(name);
   EXPECT_EQ(pausing.actions(), Words{});
   pausing.answer(UpdatePhase::prepare);
@@ -239,6 +240,13 @@ TEST(Reload, ABrokerThatDiesInTheMiddleGetsWhatDecides) {
   EXPECT_EQ(words[0], "spawn b7");
   EXPECT_FALSE(has(words, "prepare b7 2"));
   EXPECT_EQ(words.back(), "done 1 exit 0");
+}
+
+TEST(Reload, ANewBrokerLearnsWhatItsOldWorkersMean) {
+  Stage stage = in_probation();
+  stage.dies("b1");
+  EXPECT_EQ(stage.actions(),
+            (Words{"spawn b6", "prepare b6 1", "link w2 b6", "link w3 b6", "abort b6 1", "link w4 b6", "link w5 b6"}));
 }
 
 TEST(Reload, RemovedAddressesEmptyBeforeTheOldPause) {
