@@ -1,6 +1,7 @@
 """Starting, watching and ending the programs under test: each runs in its own directory, with its own log."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,13 @@ SELF_CHECK = os.environ.get("EBB_SELF_CHECK") == "1"  # V2Ray plays our part too
 def ebbgate_binary() -> str:
     """EBBGATE_BIN, else the dev build's."""
     return os.path.abspath(os.environ.get("EBBGATE_BIN", os.path.join(configs.ROOT, "build", "dev", "ebbgate")))
+
+
+def _sanitizers() -> dict:
+    """Leaks are reported by every process that ends by itself. Our children have no PATH, so they are told the symbolizer's."""
+    tool = shutil.which("llvm-symbolizer-19") or shutil.which("llvm-symbolizer")
+    symbols = f":external_symbolizer_path={tool}" if tool else ""
+    return {"ASAN_OPTIONS": "detect_leaks=1" + symbols, "UBSAN_OPTIONS": "print_stacktrace=1" + symbols}
 
 
 def implementation(name: str) -> str:
@@ -41,8 +49,7 @@ class Program:
         runtime = os.path.join(self.directory, f"{self.name}.run")
         os.makedirs(runtime, mode=0o700, exist_ok=True)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("V2RAY_", "XRAY_", "NOTIFY_", "LISTEN_"))}
-        return {**clean, "RUNTIME_DIRECTORY": runtime, "ASAN_OPTIONS": "abort_on_error=0:detect_leaks=0",
-                "UBSAN_OPTIONS": "print_stacktrace=1", **self._env}
+        return {**clean, "RUNTIME_DIRECTORY": runtime, **_sanitizers(), **self._env}
 
     def command(self) -> list[str]:
         if self.kind == "v2ray":
