@@ -58,3 +58,9 @@ def _peer(pidfd: int, number: int) -> set[str]:
         except OSError:
             pass  # a socket without a peer: closed already
         return set()
+
+
+def private_kib(pid: int) -> int:
+    """Memory that is this process's alone: what it shares with others changes when they come and go."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
+        return sum(int(line.split()[1]) for line in f if line.startswith("Private_"))

@@ -18,7 +18,8 @@ class _Asked:
     """A running ebb_loadgen. Every line it prints is one JSON object with one key."""
 
     def __init__(self, *words: str):
-        self._process = subprocess.Popen([loadgen_binary(), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([loadgen_binary(), *words], text=True, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE)
         self.result: dict | None = None
 
     @property

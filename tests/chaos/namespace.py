@@ -1,4 +1,4 @@
-"""A network and a pid namespace for one scenario: fixed kernel settings, nobody else's ports, nothing can stay behind."""
+"""A network and a pid namespace for one scenario: settings of its own, nobody else's ports, nothing stays behind."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ _UNSHARE = ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "-
 
 
 def enter() -> None:
-    """Starts this Python program again inside new namespaces. Without the right to do so everything runs where it is."""
+    """Starts this Python program again inside new namespaces. Where that is not allowed everything runs as it is."""
     if inside() or os.environ.get(_INSIDE) == "no" or os.geteuid() != 0:
         return
     if subprocess.run([*_UNSHARE, "true"], capture_output=True, check=False).returncode != 0:
@@ -25,7 +25,7 @@ def inside() -> bool:
 
 
 def prepare(**sysctls: str) -> None:
-    """Brings the loopback up and makes room for many short connections; `sysctls`: net.ipv4 ones, by their last name."""
+    """Brings the loopback up, with room for many short connections; `sysctls`: of net.ipv4, by their last name."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for name, value in {"ip_local_port_range": "33000 65000", **sysctls}.items():
         with open(f"/proc/sys/net/ipv4/{name}", "w", encoding="ascii") as f:

@@ -35,7 +35,7 @@ def poisson_limit(expected: float, chance: float = 1e-3) -> int:
 
 
 class Scenario(case.ProgramCase):
-    """visitors -> portal (dokodemo-door) == VMess tunnels == bridge -> origin; every connection with an id of its own."""
+    """visitors -> portal (dokodemo-door) == VMess tunnels == bridge -> origin; each connection with its own id."""
 
     exclusive = True
     limit_s = 240

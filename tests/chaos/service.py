@@ -79,7 +79,8 @@ class Service(programs.Program):
         return [p for p in self.tree() if "supervisor" in procfs.title(p)]
 
     def role(self, role: str) -> list[int]:
-        return sorted((p for p in self.tree() if role in procfs.title(p)), key=lambda p: (int(procfs.started(p) or 0), p))
+        mine = [p for p in self.tree() if role in procfs.title(p)]
+        return sorted(mine, key=lambda p: (int(procfs.started(p) or 0), p))
 
     def broker(self) -> int:
         """The newest one."""
@@ -92,7 +93,7 @@ class Service(programs.Program):
         os.kill(self.main(), number)
 
     def stop(self) -> int:
-        """TERM to the supervisor in charge; all must be gone within 7 s. The exit status (0 where nobody can know it)."""
+        """TERM to the supervisor in charge; all must be gone within 7 s. The exit status; 0 where it is not known."""
         if self._process is None or not self.tree():
             return 0
         if self._process.poll() is None and not self.supervisors():
@@ -122,8 +123,9 @@ class Service(programs.Program):
 
     # ---- what an operator does ----
     def ctl(self, *words: str, seconds: float = 90) -> subprocess.CompletedProcess:
-        return subprocess.run([programs.ebbgate_binary(), "ctl", *words, "-c", self.config_path], text=True, timeout=seconds,
-                              capture_output=True, env=self.environment(), check=False)
+        command = [programs.ebbgate_binary(), "ctl", *words, "-c", self.config_path]
+        return subprocess.run(command, text=True, timeout=seconds, capture_output=True, check=False,
+                              env=self.environment())
 
     def status(self) -> dict:
         done = self.ctl("status", "--json", seconds=15)

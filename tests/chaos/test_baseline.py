@@ -85,5 +85,6 @@ class T27NoBridgeYet(scenario.Scenario):
         waited = [f["took_us"] / 1e6 for f in result["failures"]]
         self.assertGreater(min(waited), 0.9)
         self.assertLess(max(waited), 2.5)
-        wait.until("nothing is kept", lambda: all(p.get("connections", 0) == 0 for p in self.portal.status()["processes"]), 5)
+        wait.until("nothing is kept",
+                   lambda: all(p.get("connections", 0) == 0 for p in self.portal.status()["processes"]), 5)
         self.finish(descriptors=False)

@@ -10,7 +10,7 @@ from . import actions, generator, scenario
 class T11BrokerReplaced(scenario.Scenario):
     def test_of_portal_and_bridge(self):
         self.start_stack()
-        actions.replace_broker(self.portal)
+        actions.need_broker_replacement(self.portal)
         it, count = self.load(3000), 0
         while it.going_on(0.2):
             actions.replace_broker(self.portal if count % 2 == 0 else self.bridge)
@@ -31,6 +31,7 @@ class T12StockBridge(scenario.Scenario):
 
     def test_portal_broker_replaced_once(self):
         self.start_stack()
+        actions.need_broker_replacement(self.portal)
         it = self.load(500, seconds=20)
         time.sleep(3)
         old = self.portal.broker()
@@ -55,7 +56,7 @@ class T12StockPortal(scenario.Scenario):
         self.portal.start(listens=self.public)
         self.bridge.start()
         wait.until("V2Ray serves", self.answers, 40, step=0.2)
-        self.before = {"bridge": self.bridge.descriptors()}
+        actions.need_broker_replacement(self.bridge)
         it = self.load(500, seconds=20)
         time.sleep(3)
         actions.replace_broker(self.bridge)
@@ -81,7 +82,7 @@ class T28Bulk(scenario.Scenario):
     def test_bytes_are_equal(self):
         self.start_stack(bridge_extra={"bridges": {"bridge": {"minTunnels": 8}}})
         wait.until("8 tunnels", lambda: len(self.portal.tunnels()) >= 8, 10)
-        actions.good_reload(self.portal)
+        actions.need_broker_replacement(self.portal)
         each = self.total // 2 // self.streams
         it, count = self.load(100, seconds=self.seconds, long=10, bulk_bytes=each, bulk_streams=self.streams), 0
         began = time.monotonic()

@@ -66,7 +66,8 @@ class T24Replays(scenario.Scenario):
                                                "ebbgate": {"timers": dict(scenario.QUICK)}})
         before = len(self.portal.tunnels())
         spy.start()
-        link = wait.until("a tunnel", lambda: between.links and between.links[0].total(tap.DOWN) > 0 and between.links[0], 10)
+        link = wait.until("a tunnel that was answered",
+                          lambda: next((x for x in between.links if x.total(tap.DOWN) > 0), None), 10)
         opening = bytes(link.opening)
         spy.stop()
         self.services.remove(spy)

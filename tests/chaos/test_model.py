@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+import unittest
 
 from ebbtest import procfs, wait
 
@@ -74,14 +75,24 @@ class T30Model(scenario.Scenario):
         print(f"| T30Model: EBB_CHAOS_SEED={self.seed}", flush=True)
         actions.good_reload(self.portal)
         actions.good_upgrade(self.portal)
-        actions.replace_broker(self.portal)
+        actions.need_broker_replacement(self.portal)
         actions.need_adoption(self.portal)
         self.play(self.all_actions(), 3000)
 
-    def test_what_is_built_already(self):
-        """The part that needs neither reload nor adoption."""
+    def test_what_it_can_do(self):
+        """Whatever of it the program can do."""
         print(f"| T30Model: EBB_CHAOS_SEED={self.seed}", flush=True)
-        self.play([self.kill_worker, self.freeze_broker], 3000)
+        choices = [self.kill_worker, self.freeze_broker]
+        for needed, more in ((lambda: actions.good_reload(self.portal), [self.hup, self.broken, self.resize]),
+                             (lambda: actions.need_signal(self.portal, signal.SIGUSR1), [self.reopen_logs]),
+                             (lambda: actions.good_upgrade(self.portal), [self.upgrade]),
+                             (lambda: actions.need_broker_replacement(self.portal), [self.replace])):
+            try:
+                needed()
+                choices += more
+            except unittest.SkipTest:
+                pass
+        self.play(choices, 3000)
 
     def play(self, choices: list, rate: float) -> None:
         it, story = self.load(rate), []
@@ -93,7 +104,7 @@ class T30Model(scenario.Scenario):
             except AssertionError as failed:
                 raise AssertionError(f"seed {self.seed}, last actions {story[-10:]}: {failed}") from failed
         allowed = scenario.poisson_limit(self.worker_kills / 500)
-        self.note(f"{len(story)} actions, {self.worker_kills} workers killed, so up to {allowed} may be lost; seed {self.seed}")
+        self.note(f"{len(story)} actions of {len(choices)} kinds, {self.worker_kills} workers killed: {allowed} allowed")
         self.expect(it, lost=allowed)
         for one in self.services:
             wait.until("one supervisor is left", lambda one=one: len(one.supervisors()) == 1, 15)

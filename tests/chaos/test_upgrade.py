@@ -99,7 +99,8 @@ class T10KilledInProbation(Upgrade):
             pid, workers = self.portal.main(), set(self.portal.role("worker"))
             asked = threading.Thread(target=self.portal.ctl, args=("upgrade",))
             asked.start()
-            fresh = wait.until("a new supervisor", lambda: [p for p in self.portal.supervisors() if p != pid], 5, step=0.002)
+            fresh = wait.until("a new supervisor",
+                               lambda pid=pid: [p for p in self.portal.supervisors() if p != pid], 5, step=0.002)
             wait.until("new workers", lambda: set(self.portal.role("worker")) - workers, 5, step=0.002)
             time.sleep(chance.uniform(0, 0.2))
             os.kill(fresh[0], signal.SIGKILL)
