@@ -15,6 +15,12 @@ constexpr auto kAnswerTime = 30s;  // the broker's RESULT, a worker's STARTED an
 constexpr auto kRetire = 1s;       // a SYN-ACK timeout (3.5)
 constexpr auto kKillSlack = 500ms;
 
+/// Diagnostics are many lines; a log line and a status have room for one.
+std::string first_line(const std::string& text) {
+  const auto end = text.find('\n');
+  return end == std::string::npos || end + 1 == text.size() ? text.substr(0, end) : text.substr(0, end) + " (and more)";
+}
+
 }  // namespace
 
 std::string_view Machine::reload_step() const {
@@ -291,8 +297,8 @@ void Machine::refused(std::uint64_t config, int exit, std::string_view why, Time
 void Machine::reject(int exit, std::string why, TimePoint now) {
   const Reload was = *reload_;
   reload_.reset();
-  last_reload_ = why;
-  note(log::Level::error, "reload refused, the configuration stays as it was", {{"reason", why}});
+  last_reload_ = first_line(why);
+  note(log::Level::error, "reload refused, the configuration stays as it was", {{"reason", last_reload_}});
   emit(action::ReloadDone{was.ticket, exit, std::move(why)});
   if (was.step > ReloadStep::loading) {
     if (was.step >= ReloadStep::retiring) emit(action::RestoreSlots{});

@@ -201,7 +201,7 @@ void Runner::tell_manager() {
       words = "READY=1\nSTATUS=generation " + std::to_string(machine_.generation()) + ", " +
               std::to_string(decided_.plan.workers) + " workers";
       if (const auto& last = machine_.last_reload(); !last.empty() && last != "ok") {
-        words += ", last reload failed: " + last.substr(0, last.find('\n'));
+        words += ", last reload failed: " + last;
       }
       break;
     default: words = "STOPPING=1\nSTATUS=stopping"; break;

@@ -74,9 +74,9 @@ TEST(Reload, ABadConfigurationTouchesNothing) {
   Stage stage = Stage::running();
   stage.machine.signal(SIGHUP, false, stage.now);
   stage.actions();
-  stage.machine.refused(2, 23, "a comma is missing", stage.now);
+  stage.machine.refused(2, 23, "a comma is missing\nand a brace\n", stage.now);
   EXPECT_EQ(stage.actions(), (Words{"done 1 exit 23", "forget 2"}));
-  EXPECT_EQ(stage.machine.last_reload(), "a comma is missing");
+  EXPECT_EQ(stage.machine.last_reload(), "a comma is missing (and more)");
   EXPECT_EQ(stage.machine.generation(), 1u);
   stage.machine.signal(SIGHUP, false, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 3"});
