@@ -104,7 +104,7 @@ class T30Model(scenario.Scenario):
             except AssertionError as failed:
                 raise AssertionError(f"seed {self.seed}, last actions {story[-10:]}: {failed}") from failed
         allowed = scenario.poisson_limit(self.worker_kills / 500)
-        self.note(f"{len(story)} actions of {len(choices)} kinds, {self.worker_kills} workers killed: {allowed} allowed")
+        self.note(f"{len(story)} actions of {len(choices)} kinds, {self.worker_kills} workers killed")
         self.expect(it, lost=allowed)
         for one in self.services:
             wait.until("one supervisor is left", lambda one=one: len(one.supervisors()) == 1, 15)

@@ -1,14 +1,21 @@
 """The configuration changes under load: T02 to T07, T25, T31."""
 
+import errno
 import itertools
 import json
 import signal
 import socket
 import time
 
-from ebbtest import ports, procfs, wait
+from ebbtest import ports, wait
 
 from . import actions, scenario, test_baseline
+
+
+def refuses(port: int) -> bool:
+    """Nobody listens there. (/proc/net/tcp takes half a second to read when so many connections have just ended.)"""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 class T02Reload(scenario.Scenario):
@@ -126,7 +133,7 @@ class T05PortInUse(scenario.Scenario):
             answer = actions.reload(self.portal)
             self.assertNotEqual(answer.returncode, 0)
             self.assertIn(str(taken.getsockname()[1]), answer.stdout + answer.stderr)
-            self.assertFalse(procfs.listening(free), "nothing of a rejected configuration stays")
+            self.assertTrue(refuses(free), "nothing of a rejected configuration stays")
             count += 1
         self.note(f"{count} rejected")
         self.expect(it)
@@ -157,8 +164,8 @@ class T06PortRemoved(scenario.Scenario):
         actions.good_reload(self.portal)
         self.note(f"the reload took {self.seconds_since(began)}")
         it.say(f"drop {gone}")
-        self.expect(it, lost=lambda f: f["target"] == gone and f["kind"] == "connect" and f["started_us"] / 1e6 >= began)
-        wait.until("nobody listens there", lambda: not procfs.listening(second), 5)
+        self.expect(it, lost=lambda f: (f["target"], f["kind"]) == (gone, "connect") and f["started_us"] / 1e6 > began)
+        wait.until("nobody listens there", lambda: refuses(second), 5)
         self.before = {}  # one address less
         self.finish(descriptors=False)
 
