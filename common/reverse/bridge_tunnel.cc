@@ -126,10 +126,11 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now)
     ++bad_control_;  // as V2Ray: the stream goes on
     return;
   }
-  if (message->draining() && state_ == State::active) {
+  const bool leaving = message->draining() || (marked_ && message->notice && message->notice->code == kNoticeRestart);
+  if (leaving && state_ == State::active) {
     state_ = State::draining;
     draining_since_ = now;
-  } else if (!message->draining() && state_ == State::draining) {
+  } else if (!leaving && state_ == State::draining) {
     state_ = State::active;
   }
   if (message->hello && marked_) {
@@ -154,10 +155,16 @@ void BridgeTunnel::write_control(Control& message) {
 }
 
 bool BridgeTunnel::announce_restart() {
-  if (!peer_hello_ || !hello_stream_ || state_ == State::dead) return false;
   Control message;
   message.state = kStateDrain;
   message.notice = Notice{kNoticeRestart, "restart", 0};
+  return tell(std::move(message));
+}
+
+bool BridgeTunnel::announce_return() { return tell({}); }
+
+bool BridgeTunnel::tell(Control message) {
+  if (!peer_hello_ || !hello_stream_ || state_ == State::dead) return false;
   write_control(message);
   return true;
 }

@@ -62,6 +62,8 @@ class BridgeTunnel {
   /// Planned restart: tells our own portal to choose another tunnel. False towards a stock portal, which cannot be told
   /// (and is not written to).
   bool announce_restart();
+  /// Takes it back. False as above.
+  bool announce_return();
   /// Tell when the transport is not read because of back-pressure: silence proves nothing then.
   void set_reading(bool reading, TimePoint now) { liveness_.set_reading(reading, now); }
 
@@ -73,6 +75,7 @@ class BridgeTunnel {
   void on_control(StreamId stream, ConstSpan payload, TimePoint now);
   void forget_control(StreamId stream);
   void write_control(Control& message);
+  bool tell(Control message);
   void send_ping();
   TimePoint closing_at() const;
   void note_sessions(TimePoint now);

@@ -79,7 +79,7 @@ void PortalTunnel::tick(TimePoint now) {
     session_.append_output(ping);
   }
   if (probe_ != Probe::none && now >= judge_at_) judge_probe(now);
-  if (drain_due()) drain(now);
+  if (drain_due()) leave(aged_, now);
   if (now >= next_beat_) send_beat(now, false);
   close_when_done(now);
 }
@@ -173,6 +173,7 @@ Bytes PortalTunnel::beat(bool with_hello) {
   message.state = tell_drain_ ? kStateDrain : kStateActive;
   message.random = padding_.next();
   if (with_hello) message.hello = settings_.hello;
+  if (planned_ && peer_hello_) message.notice = Notice{kNoticeRestart, "restart", 0};
   return encode_control(message);
 }
 
@@ -216,7 +217,8 @@ void PortalTunnel::on_control_data(StreamId stream, ConstSpan payload, TimePoint
   if (message->hello) on_hello(*message->hello, stream, now);
   // Our own bridge plans a restart: choose another tunnel. Stock bridges cannot say this.
   const bool leaving = message->draining() || (message->notice && message->notice->code == kNoticeRestart);
-  if (peer_hello_ && leaving && state_ != State::dead) state_ = State::draining;
+  if (!peer_hello_ || state_ == State::dead || std::exchange(bridge_leaves_, leaving) == leaving) return;
+  review_state();
 }
 
 // --- draining and closing ------------------------------------------------------------------------------------------
@@ -226,10 +228,28 @@ bool PortalTunnel::drain_due() const {
   return peer_hello_ ? session_.ids_used() >= settings_.drain_after_ids : opened_ >= settings_.drain_after;
 }
 
-void PortalTunnel::drain(TimePoint now) {
-  if (state_ == State::dead) return;
+void PortalTunnel::drain(TimePoint now) { leave(planned_, now); }
+
+void PortalTunnel::leave(bool& why, TimePoint now) {
+  if (state_ == State::dead || std::exchange(why, true)) return;
   state_ = State::draining;
-  ask_for_another(now);
+  tell_drain_ = true;
+  send_beat(now, false);
+}
+
+void PortalTunnel::resume(TimePoint now) {
+  if (state_ == State::dead || !std::exchange(planned_, false)) return;
+  review_state();
+  tell_drain_ = aged_;  // whoever wants another tunnel of the bridge asks again
+  send_beat(now, false);
+}
+
+void PortalTunnel::review_state() {
+  if (planned_ || aged_ || bridge_leaves_) {
+    state_ = State::draining;
+  } else {
+    state_ = probe_ == Probe::none ? State::active : State::probing;
+  }
 }
 
 void PortalTunnel::ask_for_another(TimePoint now) {

@@ -84,8 +84,11 @@ class PortalTunnel {
   void set_max_streams(std::size_t streams) { settings_.max_streams = streams; }
   /// A consumer lags (spec/mux-cool.md 7): no new streams for now.
   void set_congested(bool congested) { congested_ = congested; }
-  /// Planned replacement or `ctl drain`: DRAIN, and no new streams while another tunnel is there.
+  /// Planned replacement or `ctl drain`: DRAIN, with notice code 1 to our own bridge, and no new streams while another
+  /// tunnel is there.
   void drain(TimePoint now);
+  /// Takes drain() back, as far as nothing else makes this tunnel leave: its age, or the bridge.
+  void resume(TimePoint now);
   /// Tell when the transport is not read because of back-pressure: silence proves nothing then.
   void set_reading(bool reading, TimePoint now) { liveness_.set_reading(reading, now); }
 
@@ -104,6 +107,8 @@ class PortalTunnel {
   void open_control(TimePoint now, bool with_hello);
   void send_beat(TimePoint now, bool with_hello);
   void control_lost(TimePoint now);
+  void leave(bool& why, TimePoint now);
+  void review_state();
   void on_control_data(StreamId stream, ConstSpan payload, TimePoint now);
   bool drain_due() const;
   bool finished() const;  // drained and nothing left to serve
@@ -134,7 +139,10 @@ class PortalTunnel {
 
   std::optional<StreamId> control_;
   TimePoint next_beat_ = TimePoint::max();
-  bool tell_drain_ = false;  // beats say DRAIN from now on
+  bool tell_drain_ = false;     // beats say DRAIN from now on
+  bool planned_ = false;        // why it drains: drain(),
+  bool aged_ = false;           // too many streams or ids ever,
+  bool bridge_leaves_ = false;  // or our own bridge said so
   bool replaced_ = false;
   bool congested_ = false;
   std::size_t opened_ = 0;

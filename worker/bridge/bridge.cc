@@ -109,6 +109,13 @@ void Bridge::drain() {
   }
 }
 
+void Bridge::resume() {
+  start();
+  for (auto& link : links_) {
+    if (!link->dead() && link->plan().announce_return()) link->poke();
+  }
+}
+
 void Bridge::abort(const Error& why) {
   stop_dialling();
   for (auto& link : links_) link->abort(why);

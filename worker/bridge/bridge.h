@@ -65,6 +65,8 @@ class Bridge {
   void stop_dialling();
   /// Planned replacement: stop_dialling(), and portals of our own are told to choose tunnels of the successor.
   void drain();
+  /// Takes it back: dials again, and portals of our own may choose its tunnels.
+  void resume();
   /// Ends everything.
   void abort(const Error& why);
   /// A new configuration has it too: the settings it came with, and those in its home, from now on.

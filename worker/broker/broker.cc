@@ -225,6 +225,18 @@ void Broker::on_link(const ipc::LinkAdd& link, Fd end) {
   arm_intake();
 }
 
+/// Ours (spec/processes.md 9.3): a successor is there, or is gone again. Unlike DRAIN this may be taken back.
+void Broker::on_broker_state(const ipc::BrokerState& state) {
+  constexpr auto kSpread = std::chrono::seconds(1);  // over many bridges, which dial the successor at once
+  if (!plant_ || draining_ || state.broker_gen != ctl_->control.gen()) return;
+  if (state.state == ipc::BrokerPhase::draining) {
+    log_event(log::Level::info, "broker", "tunnels are drained for a successor", kv("connections", relays_.size()));
+    plant_->drain(kSpread);
+  } else if (state.state == ipc::BrokerPhase::active) {
+    plant_->resume();
+  }
+}
+
 void Broker::on_start() {
   if (plant_) plant_->start();
 }

@@ -43,6 +43,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void on_slot(const ipc::SlotGrant& grant, Fd socket) override;
   void on_slot_revoked(std::uint32_t slot) override;
   void on_link(const ipc::LinkAdd& link, Fd end) override;
+  void on_broker_state(const ipc::BrokerState& state) override;
   void on_start() override;
   void on_pause() override {}  // brokers poll no slots
   void on_drain(const ipc::DrainOrder& order) override;

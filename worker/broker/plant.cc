@@ -60,10 +60,17 @@ void Plant::start() {
   for (auto& [key, each] : bridges_) each->start();
 }
 
-void Plant::drain() {
+void Plant::drain(Duration spread) {
   draining_ = true;
   for (auto& [key, each] : bridges_) each->drain();
-  for (auto& [key, each] : portals_) each->drain();
+  for (auto& [key, each] : portals_) each->drain(spread);
+}
+
+void Plant::resume() {
+  if (!std::exchange(draining_, false)) return;
+  for (auto& [key, each] : portals_) each->resume();
+  if (!started_) return;
+  for (auto& [key, each] : bridges_) each->resume();
 }
 
 Result<> Plant::prepare(Gen gen, config::Config config) {

@@ -42,7 +42,9 @@ class Plant {
   /// Bridges dial, now and when a reload brings new ones.
   void start();
   /// Planned replacement: see Portal::drain(), Bridge::drain().
-  void drain();
+  void drain(Duration spread = Duration(0));
+  /// Takes it back.
+  void resume();
 
   /// Errors: config.
   Result<> prepare(Gen gen, config::Config config);

@@ -50,7 +50,24 @@ PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
                  reverse::PortalTunnel(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
       portal_(portal),
       bridge_key_(key_of(offer)),
-      person_(offer.person) {}
+      person_(offer.person),
+      drain_([](void* self) { static_cast<PortalLink*>(self)->drain_in(Duration(0)); }, this) {}
+
+void PortalLink::drain_in(Duration after) {
+  if (dead()) return;
+  if (after > Duration(0)) return loop_.arm(drain_, after);
+  drain_.disarm();
+  plan_.drain(loop_.now());
+  on_plan_moved();
+  pump();
+}
+
+void PortalLink::resume_service() {
+  drain_.disarm();
+  plan_.resume(loop_.now());
+  on_plan_moved();
+  pump();
+}
 
 void PortalLink::start(TunnelOffer offer) { attach(std::move(offer.stream), std::move(offer.unread)); }
 
@@ -120,19 +137,24 @@ void Portal::add_tunnel(TunnelOffer offer) {
   links_.push_back(std::move(link));
   PortalLink& added = *links_.back();
   added.start(std::move(offer));
-  if (draining_) {
-    added.plan().drain(home_.around.loop.now());
-    added.poke();
+  if (draining_) added.drain_in(Duration(0));
+  review_soon();
+}
+
+void Portal::drain(Duration spread) {
+  draining_ = true;
+  const auto steps = static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(spread).count());
+  for (const auto& link : links_) {
+    if (link->dead()) continue;
+    link->drain_in(std::chrono::milliseconds(home_.around.random.below(steps + 1)));
   }
   review_soon();
 }
 
-void Portal::drain() {
-  draining_ = true;
+void Portal::resume() {
+  if (!std::exchange(draining_, false)) return;
   for (const auto& link : links_) {
-    if (link->dead()) continue;
-    link->plan().drain(home_.around.loop.now());
-    link->poke();
+    if (!link->dead()) link->resume_service();
   }
   review_soon();
 }

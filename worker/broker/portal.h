@@ -43,6 +43,8 @@ class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
   PortalLink(Portal& portal, TunnelOffer& offer);
   void start(TunnelOffer offer);
   std::uint64_t bridge_key() const { return bridge_key_; }
+  void drain_in(Duration after);
+  void resume_service();
   const std::optional<Person>& person() const { return person_; }
   /// A stream to `target`: New goes out at once. Null when this tunnel cannot carry it.
   std::unique_ptr<relay::MuxSide> open(const Target& target);
@@ -65,6 +67,7 @@ class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
   std::uint64_t bridge_key_;
   std::optional<Person> person_;
   Standing seen_;
+  net::Timer drain_;
 };
 
 class Portal {
@@ -89,9 +92,11 @@ class Portal {
   void abort_unless(const std::function<bool(const Person&)>& allowed, const Error& why);
   /// A new configuration has it too: the settings it came with, and those in its home, from now on.
   void update(const config::Portal& settings);
-  /// Planned replacement (spec/processes.md 9.3): bridges are asked to dial anew; visitors are served as long as they
-  /// come here.
-  void drain();
+  /// Planned replacement (spec/processes.md 9.3): bridges are asked to dial anew, each at some point of `spread`;
+  /// visitors are served as long as they come here.
+  void drain(Duration spread = Duration(0));
+  /// Takes it back.
+  void resume();
 
   const config::Portal& settings() const { return settings_; }
   const std::vector<std::unique_ptr<PortalLink>>& links() const { return links_; }

@@ -166,6 +166,43 @@ TEST(OursToOurs, CarryStreamsBothWays) {
   EXPECT_EQ(pair.bridge.events.lines.back(), "stray 3") << "the portal's End, once";
 }
 
+TEST(OursToOurs, APortalThatIsReplacedSaysSoAndMayTakeItBack) {
+  Pair pair(milliseconds(10));
+  pair.pass(milliseconds(100));
+  pair.portal.tunnel.drain(pair.portal.now);
+  EXPECT_FALSE(pair.portal.tunnel.pickable(pair.portal.now));
+  EXPECT_TRUE(pair.portal.tunnel.pickable_as_last(pair.portal.now));
+  const auto frames = test::frames_of(pair.portal.tunnel.take_output());
+  ASSERT_EQ(frames.size(), 1U);
+  ASSERT_TRUE(control_in(frames[0]).notice);
+  EXPECT_EQ(control_in(frames[0]).notice->code, kNoticeRestart);
+  EXPECT_TRUE(control_in(frames[0]).draining()) << "what a stock bridge understands";
+  pair.send_to_bridge(test::unhex(frames[0]));
+  pair.pass(milliseconds(20));
+  EXPECT_EQ(pair.bridge.tunnel.state(), BridgeTunnel::State::draining);
+  pair.portal.tunnel.drain(pair.portal.now);  // twice is once
+  EXPECT_FALSE(pair.portal.tunnel.has_output());
+  pair.portal.tunnel.resume(pair.portal.now);
+  pair.pass(milliseconds(20));
+  EXPECT_TRUE(pair.portal.tunnel.pickable(pair.portal.now));
+  EXPECT_EQ(pair.bridge.tunnel.state(), BridgeTunnel::State::active);
+}
+
+TEST(OursToOurs, ABridgeThatIsReplacedSaysSoAndMayTakeItBack) {
+  Pair pair(milliseconds(10));
+  pair.pass(milliseconds(100));
+  ASSERT_TRUE(pair.bridge.tunnel.announce_restart());
+  pair.pass(milliseconds(20));
+  EXPECT_FALSE(pair.portal.tunnel.pickable(pair.portal.now));
+  EXPECT_TRUE(pair.portal.tunnel.pickable_as_last(pair.portal.now));
+  pair.portal.tunnel.drain(pair.portal.now);
+  pair.portal.tunnel.resume(pair.portal.now);
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::draining) << "the bridge still leaves";
+  ASSERT_TRUE(pair.bridge.tunnel.announce_return());
+  pair.pass(milliseconds(20));
+  EXPECT_TRUE(pair.portal.tunnel.pickable(pair.portal.now));
+}
+
 TEST(OursToOurs, SpeakLegacyWhenOneSideDoesNotOffer) {
   auto deaf = Pair::bridge_settings();
   deaf.answer_hello = false;

@@ -195,6 +195,26 @@ TEST(PortalTunnel, KeepsAnEmptyDrainingTunnelWhileThereIsNoOther) {
   EXPECT_TRUE(portal.tunnel.pickable_as_last(portal.now));
 }
 
+TEST(PortalTunnel, TakesAPlannedDrainBackButNotItsAge) {
+  Portal portal(forced(Dialect::v2ray));
+  portal.tunnel.drain(portal.now);
+  portal.output();
+  portal.tunnel.resume(portal.now);
+  auto frames = portal.output();
+  ASSERT_EQ(frames.size(), 1U);
+  EXPECT_FALSE(control_in(frames[0]).draining());
+  EXPECT_FALSE(control_in(frames[0]).notice) << "a stock bridge gets none";
+  EXPECT_EQ(portal.tunnel.state(), State::active);
+  for (int i = 0; i < 256; ++i) open_stream(portal);
+  portal.pass(milliseconds(0));
+  ASSERT_EQ(portal.tunnel.state(), State::draining);
+  portal.tunnel.drain(portal.now);
+  portal.tunnel.resume(portal.now);
+  EXPECT_EQ(portal.tunnel.state(), State::draining);
+  frames = portal.output();
+  EXPECT_TRUE(control_in(frames.back()).draining());
+}
+
 TEST(PortalTunnel, AsksForAnotherTunnelAndStaysUsable) {
   Portal portal(forced(Dialect::v2ray));
   portal.output();

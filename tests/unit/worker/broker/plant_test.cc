@@ -252,6 +252,18 @@ TEST_F(BridgePlantTest, EndsABridgeAtCommit) {
   EXPECT_TRUE(run_until(loop, [&] { return !plant.bridges()[0]->last_failure().empty(); }));
 }
 
+TEST_F(BridgePlantTest, StopsDiallingForASuccessorAndTakesItBack) {
+  plant.start();
+  const bridge::Bridge* bridge = plant.bridges()[0];
+  ASSERT_TRUE(run_until(loop, [&] { return !bridge->last_failure().empty(); }));
+  plant.drain();
+  ASSERT_TRUE(plant.prepare(2, with_bridge("two.x")) && plant.commit(2));
+  bridge = plant.bridges()[0];
+  EXPECT_FALSE(run_until(loop, [&] { return !bridge->last_failure().empty(); }, 50ms));
+  plant.resume();
+  EXPECT_TRUE(run_until(loop, [&] { return !bridge->last_failure().empty(); }));
+}
+
 TEST_F(BridgePlantTest, DialsNothingBeforeStart) {
   ASSERT_TRUE(plant.prepare(2, with_bridge("two.x")) && plant.commit(2));
   loop.run_once();

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <vector>
 
 #include "tests/support/memory_stream.h"
 #include "tests/support/turns.h"
@@ -93,6 +95,28 @@ TEST_F(PortalTest, AsksItsBridgesToDialAnewAndStillServes) {
   EXPECT_TRUE(visit());
   auto late = tunnel();
   EXPECT_EQ(portal->links().back()->plan().state(), reverse::PortalTunnel::State::draining);
+}
+
+TEST_F(PortalTest, SpreadsItsDrainAndTakesItBack) {
+  using State = reverse::PortalTunnel::State;
+  std::vector<std::unique_ptr<MemoryStream>> bridges;
+  for (int i = 0; i < 20; ++i) bridges.push_back(tunnel());
+  const auto serving = [this] {
+    return std::ranges::count_if(portal->links(),
+                                 [](const auto& link) { return link->plan().state() != State::draining; });
+  };
+  portal->drain(300ms);
+  EXPECT_GT(serving(), 0) << "not all bridges at once";
+  ASSERT_TRUE(test::run_until(loop, [&] { return serving() == 0; }, 5s));
+  EXPECT_TRUE(portal->has_room()) << "empty ones beside others end, but never the last";
+  portal->resume();
+  EXPECT_GT(serving(), 0);
+  const auto before = serving();
+  portal->drain(1h);
+  portal->resume();
+  EXPECT_FALSE(test::run_until(loop, [&] { return serving() != before; }, 50ms));
+  auto late = tunnel();
+  EXPECT_EQ(serving(), before + 1);
 }
 
 TEST_F(PortalTest, GoesAwayWithTunnelsAndVisitorsOpen) {
