@@ -77,6 +77,30 @@ struct Child {
   std::optional<TimePoint> kill;       // KILL then
 };
 
+/// A reload under way (spec/processes.md 9.1).
+enum class ReloadStep : std::uint8_t {
+  loading,
+  preparing,   // the broker's answer to PREPARE is due
+  readying,    // READY of all new workers
+  starting,    // STARTED
+  retiring,    // removed addresses let nobody in; who is half in comes in
+  pausing,     // PAUSED of all old workers
+  committing,  // the broker's answer to COMMIT
+  probation,
+};
+struct Reload {
+  std::uint64_t gen = 0;
+  std::uint64_t ticket = 0;
+  ReloadStep step = ReloadStep::loading;
+  Plan plan;
+  bool removes = false;
+  bool prepared = false;  // the broker there is has said OK
+  std::optional<TimePoint> deadline;
+  std::optional<ChildKey> asked;  // the broker that got COMMIT
+  std::uint64_t previous = 0;     // from committing on
+  Plan previous_plan;
+};
+
 class Machine {
  public:
   enum class Phase : std::uint8_t { starting, running, retiring, draining, stopping, failing, done };
@@ -131,28 +155,6 @@ class Machine {
   /// `starting` until its workers are told to serve, then `active` (also in probation); `paused`: the one a reload is
   /// about to replace.
   enum class GenerationState : std::uint8_t { starting, active, paused, draining };
-  enum class ReloadStep : std::uint8_t {
-    loading,
-    preparing,   // the broker's answer to PREPARE is due
-    readying,    // READY of all new workers
-    starting,    // STARTED
-    retiring,    // removed addresses let nobody in; who is half in comes in
-    pausing,     // PAUSED of all old workers
-    committing,  // the broker's answer to COMMIT
-    probation,
-  };
-  struct Reload {
-    std::uint64_t gen = 0;
-    std::uint64_t ticket = 0;
-    ReloadStep step = ReloadStep::loading;
-    Plan plan;
-    bool removes = false;
-    bool prepared = false;  // the broker there is has said OK
-    std::optional<TimePoint> deadline;
-    std::optional<ChildKey> asked;  // the broker that got COMMIT
-    std::uint64_t previous = 0;     // from committing on
-    Plan previous_plan;
-  };
   struct Generation {
     GenerationState state = GenerationState::starting;
     std::uint32_t workers = 0;
