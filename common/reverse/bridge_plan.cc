@@ -37,9 +37,15 @@ void BridgePlan::dial_failed(TimePoint now, std::uint64_t random) {
   not_before_ = now + std::chrono::duration_cast<Duration>(wait * factor);
 }
 
-void BridgePlan::tunnel_lost(Duration lived, TimePoint now, std::uint64_t random) {
-  if (lived < kSettled) return dial_failed(now, random);
+void BridgePlan::tunnel_lost(Duration lived, bool answered, TimePoint now, std::uint64_t random) {
+  if (lived < kSettled && !answered) {
+    if (now >= not_before_) dial_failed(now, random);
+    return;
+  }
   tunnel_settled();
+  if (lived >= kSpacing) return;
+  failures_ = 1;
+  not_before_ = now + (kSpacing - lived);
 }
 
 void BridgePlan::tunnel_settled() {

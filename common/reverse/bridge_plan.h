@@ -27,8 +27,9 @@ struct BridgeLoad {
 /// active); back-off after failures: at once, 0.5, 1, 2, 2 ... s, each +-20 %. Source: spec/reverse.md 3.1, 8.6.
 class BridgePlan {
  public:
-  static constexpr auto kSettled = std::chrono::seconds(2);  // a tunnel lost sooner counts as a failed dial
-  static constexpr std::size_t kMaxLive = 256;               // tunnels of one bridge in any state
+  static constexpr auto kSettled = std::chrono::seconds(2);         // lost sooner, and unanswered: a failed dial
+  static constexpr auto kSpacing = std::chrono::milliseconds(250);  // between dials to one that answers and hangs up
+  static constexpr std::size_t kMaxLive = 256;                      // tunnels of one bridge in any state
 
   explicit BridgePlan(BridgePlanSettings settings = {}) : settings_(settings) {}
   /// Of a new configuration. Tunnels beyond a smaller maximum stay.
@@ -43,8 +44,10 @@ class BridgePlan {
 
   /// `random` is any uniform number, for the jitter.
   void dial_failed(TimePoint now, std::uint64_t random);
-  void tunnel_lost(Duration lived, TimePoint now, std::uint64_t random);
-  /// A tunnel has been up for kSettled: the next failure starts over at once.
+  /// `answered`: the portal had spoken on it, so it is there and the next dial is due at once, kSpacing after this
+  /// one's. Several lost while a back-off runs are one failure.
+  void tunnel_lost(Duration lived, bool answered, TimePoint now, std::uint64_t random);
+  /// The portal spoke on a tunnel, or one has been up for kSettled: the next failure starts over at once.
   void tunnel_settled();
   std::size_t failures() const { return failures_; }
 

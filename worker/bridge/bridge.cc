@@ -38,6 +38,10 @@ void BridgeLink::on_plan_moved() {
   if (seen_state_ == plan_.state() && seen_sessions_ == plan_.sessions()) return;
   seen_state_ = plan_.state();
   seen_sessions_ = plan_.sessions();
+  if (!answered_ && seen_sessions_ > 0) {
+    answered_ = true;
+    bridge_.plan_.tunnel_settled();
+  }
   bridge_.review_soon();
 }
 
@@ -207,7 +211,7 @@ void Bridge::link_over(BridgeLink& link, const Error& why) {
                                                                                                : log::Level::info,
             "bridge", "tunnel closed", kv("tag", settings_.tag), kv("peer", link.peer()), kv("reason", why),
             kv("lived_s", std::chrono::duration_cast<std::chrono::seconds>(lived).count()));
-  plan_.tunnel_lost(lived, now, home_.around.random.below(0xffffffff));
+  plan_.tunnel_lost(lived, link.answered(), now, home_.around.random.below(0xffffffff));
   std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });
   review_soon();
 }

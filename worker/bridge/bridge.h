@@ -39,6 +39,7 @@ class BridgeLink final : public relay::PlanTunnel<reverse::BridgeTunnel> {
  public:
   BridgeLink(Bridge& bridge, std::unique_ptr<relay::Codec> codec, std::string peer);
   void start(std::unique_ptr<net::TcpStream> stream);
+  bool answered() const { return answered_; }
 
  private:
   void on_plan_moved() override;
@@ -49,6 +50,7 @@ class BridgeLink final : public relay::PlanTunnel<reverse::BridgeTunnel> {
   Bridge& bridge_;
   reverse::BridgeTunnel::State seen_state_ = reverse::BridgeTunnel::State::active;
   std::size_t seen_sessions_ = 0;
+  bool answered_ = false;  // the portal has spoken
   net::Timer settled_;
 };
 

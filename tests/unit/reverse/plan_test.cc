@@ -144,12 +144,32 @@ TEST(BridgePlan, DialsOneAtATimeWhileThePortalIsAway) {
 
 TEST(BridgePlan, ReconnectsAtOnceAfterALossButNotInAHotLoop) {
   BridgePlan plan;
-  plan.tunnel_lost(seconds(100), kStart, 0);
+  plan.tunnel_lost(seconds(100), false, kStart, 0);
   EXPECT_EQ(plan.dials_due({}, kStart), 1U);
-  plan.tunnel_lost(milliseconds(5), kStart, 0);  // accepted and closed
+  plan.tunnel_lost(milliseconds(5), false, kStart, 0);  // accepted and closed
   EXPECT_EQ(plan.dials_due({}, kStart), 0U);
-  plan.tunnel_lost(milliseconds(5), kStart, 0);
-  EXPECT_EQ(plan.next_deadline(kStart), kStart + milliseconds(800));
+  plan.tunnel_lost(milliseconds(5), false, kStart, 0);  // another one of the same moment
+  EXPECT_EQ(plan.next_deadline(kStart), kStart + milliseconds(400));
+  const auto later = kStart + milliseconds(400);
+  plan.tunnel_lost(milliseconds(5), false, later, 0);
+  EXPECT_EQ(plan.next_deadline(later), later + milliseconds(800));
+}
+
+TEST(BridgePlan, APortalThatAnsweredIsDialledAtOnceAgainHoweverOftenItDies) {
+  BridgePlan plan({.min_tunnels = 2});
+  auto now = kStart;
+  for (int i = 0; i < 5; ++i) {
+    for (int tunnel = 0; tunnel < 4; ++tunnel) plan.tunnel_lost(milliseconds(480), true, now, 0);
+    EXPECT_EQ(plan.dials_due({}, now), 2U);
+    now += milliseconds(480);
+  }
+  plan.tunnel_lost(milliseconds(10), true, now, 0);  // it hangs up at once: not in a hot loop
+  EXPECT_EQ(plan.dials_due({}, now), 0U);
+  EXPECT_EQ(plan.next_deadline(now), now + milliseconds(240));
+  plan.dial_failed(now + milliseconds(240), 0);
+  EXPECT_EQ(plan.next_deadline(now + milliseconds(240)), now + milliseconds(240 + 800));
+  plan.tunnel_settled();
+  EXPECT_EQ(plan.dials_due({}, now + milliseconds(241)), 2U);
 }
 
 TEST(WaitingRoom, ServesInOrderAndExpires) {
