@@ -39,15 +39,11 @@ class Scenario(case.ProgramCase):
 
     exclusive = True
     limit_s = 240
-    seconds = 12.0 if FULL else 3.0
+    seconds = 12.0 if FULL else 2.0
     workers = 4
     portal_kind = bridge_kind = "ours"
     sysctls: dict = {}
     host = "127.0.0.1"
-
-    @classmethod
-    def setUpClass(cls):
-        namespace.enter()
 
     def kinds(self):
         return (self.portal_kind, self.bridge_kind)
@@ -56,6 +52,7 @@ class Scenario(case.ProgramCase):
         method = getattr(self, self._testMethodName)
         if not FULL and (getattr(self, "full_only", False) or getattr(method, "full_only", False)):
             self.skipTest("part of the full form: ./dev test --chaos")
+        namespace.enter()
         super().setUp()
         if namespace.inside():
             namespace.prepare(**self.sysctls)

@@ -52,6 +52,7 @@ class T25Direct(scenario.Scenario):
         self.assertEqual(warm.finish()["failed"], 0, self.portal.tail())
         self.before = {"portal": self.portal.descriptors()}
 
+    @scenario.full_only
     def test_baseline(self):
         self.make_direct()
         result = self.expect(self.load(2000))
@@ -72,6 +73,7 @@ class T27NoBridgeYet(scenario.Scenario):
         self.assertGreater(result["slowest_ms"], 2000)
         self.finish(descriptors=False)
 
+    @scenario.full_only
     def test_visitors_are_closed_after_the_wait(self):
         """Nobody comes: closed after tunnelWait (here 1 s), not before, and none hangs."""
         self.make_stack(tunnelWait="1s")

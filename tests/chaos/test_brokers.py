@@ -97,6 +97,7 @@ class T28Bulk(scenario.Scenario):
         self.assertEqual(result["bulk"]["ok"], self.streams)
         self.finish(descriptors=False)
 
+    @scenario.full_only
     def test_baseline_without_any_event(self):
         self.start_stack(bridge_extra={"bridges": {"bridge": {"minTunnels": 8}}})
         wait.until("8 tunnels", lambda: len(self.portal.tunnels()) >= 8, 10)

@@ -130,6 +130,7 @@ class T16SupervisorKilled(scenario.Scenario):
         self.assertEqual(len(self.portal.supervisors()), 1)
         self.finish()
 
+    @scenario.full_only
     def test_of_the_bridge(self):
         actions.need_adoption(self.bridge)
         self.warm_up()
@@ -151,6 +152,7 @@ class T17SupervisorAndWorkersKilled(T16SupervisorKilled):
     test_of_the_bridge = None
 
 
+@scenario.full_only
 class BrokerKilledOfTheBridge(scenario.Scenario):
     """Not in the table: what the portal's visitors see when the other end's broker dies. New ones wait for a tunnel."""
 

@@ -37,6 +37,7 @@ class T23Pieces(scenario.Scenario):
         self.target = f"127.0.0.1:{door}"
         self.start_services()
 
+    @scenario.full_only
     def test_vmess_visitors(self):
         self.start_with_client()
         result = self.expect(self.load(300))
@@ -120,6 +121,7 @@ class T24Replays(scenario.Scenario):
         self.replay(opening)
         self.done(it)
 
+    @scenario.full_only
     def test_after_all_workers_were_killed(self):
         opening = self.capture()
         it = self.load(1000, long=0)
@@ -157,6 +159,7 @@ class T24Replays(scenario.Scenario):
         self.replay(opening)
         self.done(it)
 
+    @scenario.full_only
     def test_across_an_adoption_with_new_workers_and_broker(self):
         actions.need_adoption(self.portal)
         opening = self.capture()

@@ -50,18 +50,21 @@ class T19NothingGrows(scenario.Scenario):
 
     limit_s = 900
     reloads, others = (500, 50) if scenario.FULL else (12, 2)
+    # Heaps find their size in the first dozens of rounds and then swing by a few pages around it.
+    warm, swing_kib = (50, 192) if scenario.FULL else (2, 384)
 
     def measure(self) -> dict:
         found = {}
         for it in self.services:
             found[it.name, "processes"] = len(it.tree())
             for role in ("supervisor", "broker"):
-                found[it.name, role, "KiB"] = evidence.private_kib(it.role(role)[0])
+                if not scenario.ASAN:  # it keeps freed memory for a while
+                    found[it.name, role, "KiB"] = evidence.private_kib(it.role(role)[0])
             found |= {(it.name, role, "fds"): n for role, n in it.descriptors().items()}
         return found
 
     def repeat(self, times: int, action) -> None:
-        for _ in range(2):  # what is made once is made
+        for _ in range(min(self.warm, times)):  # what is made once is made
             action()
         self.rest()
         before = self.measure()
@@ -71,9 +74,8 @@ class T19NothingGrows(scenario.Scenario):
 
         def grown():
             now = self.measure()
-            slack = 1.02 if scenario.FULL else 1.1  # the fewer repeats, the more a single page says
             return {k: (v, now.get(k)) for k, v in before.items()
-                    if now.get(k, 0) > (v * slack if k[-1] == "KiB" else v)}
+                    if now.get(k, 0) > (v * 1.02 + self.swing_kib if k[-1] == "KiB" else v)}
         wait.until(f"back at the start, (before, now): {grown()}", lambda: not grown(), 15, step=0.5)
         print(f"| {type(self).__name__}.{self._testMethodName}: {times} times: {before}", flush=True)
 
@@ -91,6 +93,7 @@ class T19NothingGrows(scenario.Scenario):
         self.repeat(self.reloads, lambda: (actions.good_reload(self.portal), actions.good_reload(self.bridge)))
         self.finish(descriptors=False)
 
+    @scenario.full_only
     def test_upgrades(self):
         self.make_stack()
         self.portal.own_binary()
@@ -100,6 +103,7 @@ class T19NothingGrows(scenario.Scenario):
         self.repeat(self.others, lambda: (actions.good_upgrade(self.portal), actions.good_upgrade(self.bridge)))
         self.finish(descriptors=False)
 
+    @scenario.full_only
     def test_broker_replacements(self):
         self.start_stack()
         actions.need_broker_replacement(self.portal)

@@ -88,6 +88,7 @@ class T26StoppedUnderLoad(scenario.Scenario):
         time.sleep(1)
         self.stop_all(it)
 
+    @scenario.full_only
     def test_by_quit(self):
         """QUIT: new ones are refused, those under way are finished; then all have gone."""
         self.start_stack()
@@ -122,6 +123,7 @@ class T26StoppedUnderLoad(scenario.Scenario):
         self.stop_all(it)
         asked.join(20)
 
+    @scenario.full_only
     def test_during_an_adoption(self):
         self.start_stack()
         actions.need_adoption(self.portal)

@@ -75,7 +75,7 @@ class T09BrokenBinary(Upgrade):
         text = os.path.join(self.directory, "text")
         with open(text, "w", encoding="utf-8") as f:
             f.write("This is no program.\n")
-        pid, it, done = self.portal.main(), self.load(3000, seconds=max(self.seconds, 10)), []
+        pid, it, done = self.portal.main(), self.load(3000, seconds=max(self.seconds, 7)), []
         for name in ("exits", "text", "hangs", "crashes after READY"):
             self.portal.put_binary(text if name == "text" else self.script(wrong[name]))
             answer = actions.upgrade(self.portal)

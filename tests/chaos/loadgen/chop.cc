@@ -56,7 +56,7 @@ class Chopper::Pair {
 
   void read(End& end) {
     while (!dead_ && !end.ended && end.waiting.empty()) {
-      std::array<std::uint8_t, 16 * 1024> bytes;
+      std::array<std::uint8_t, 16'384> bytes;
       const ssize_t done = ::recv(end.from.get(), bytes.data(), bytes.size(), 0);
       if (done < 0) {
         dead_ = dead_ || (errno != EAGAIN && errno != ENOTCONN);

@@ -104,7 +104,7 @@ class LongLoad::Stream final : public Watcher {
       asked_ = now_us();
     }
     while (sent_ < goal() && sent_ - echoed_ < kBulkWindow) {
-      std::array<std::uint8_t, 64 * 1024> bytes;
+      std::array<std::uint8_t, 65'536> bytes;
       const std::size_t count = piece(sent_, bytes.data(), bytes.size());
       const ssize_t done = ::send(fd_.get(), bytes.data(), count, MSG_NOSIGNAL);
       if (done < 0) {
@@ -119,7 +119,7 @@ class LongLoad::Stream final : public Watcher {
 
   void read() {
     for (;;) {
-      std::array<std::uint8_t, 64 * 1024> bytes, expected;
+      std::array<std::uint8_t, 65'536> bytes, expected;
       const ssize_t done = ::recv(fd_.get(), bytes.data(), bytes.size(), 0);
       if (done < 0) {
         if (errno == EAGAIN) break;

@@ -74,13 +74,14 @@ void end_generation(std::vector<Worker>& workers) {
 }  // namespace
 
 int run_naive_server(std::uint16_t port, int workers, int generation_ms) {
+  const std::int64_t generation_us = std::int64_t{generation_ms} * 1000;
   Poller poller;
   bool stop = false;
   Commands commands(poller, [&](std::string_view line) { stop = stop || line == "stop"; });
   int generations = 1;
   auto current = start_generation(port, workers);
   print_line("{\"ready\":true}");
-  std::int64_t next = now_us() + generation_ms * 1000;
+  std::int64_t next = now_us() + generation_us;
   while (!stop) {
     poller.wait(static_cast<int>(std::max<std::int64_t>(0, (next - now_us()) / 1000)));
     if (now_us() < next) continue;
@@ -88,7 +89,7 @@ int run_naive_server(std::uint16_t port, int workers, int generation_ms) {
     end_generation(current);
     current = std::move(fresh);
     ++generations;
-    next = now_us() + generation_ms * 1000;
+    next = now_us() + generation_us;
     while (::waitpid(-1, nullptr, WNOHANG) > 0) {
     }
   }

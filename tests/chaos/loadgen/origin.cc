@@ -31,7 +31,7 @@ class Origin::Connection final : public Watcher {
 
  private:
   void read() {
-    std::array<std::uint8_t, 64 * 1024> bytes;
+    std::array<std::uint8_t, 65'536> bytes;
     const ssize_t done = ::recv(fd_.get(), bytes.data(), bytes.size(), 0);
     if (done < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (done <= 0) {

@@ -42,7 +42,7 @@ Commands::Commands(Poller& poller, std::function<void(std::string_view)> run) : 
 }
 
 void Commands::on_event(std::uint32_t) {
-  constexpr std::size_t kLongest = 64 * 1024;
+  constexpr std::size_t kLongest = 65'536;
   std::array<char, 4096> part;
   const ssize_t got = ::read(0, part.data(), part.size());
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;

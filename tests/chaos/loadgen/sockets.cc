@@ -71,7 +71,7 @@ Fd listen_on(std::uint16_t port, bool v6, bool reuse_port) {
   if (reuse_port) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &kOn, sizeof kOn);
   if (v6) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &kOn, sizeof kOn);
   const auto at = parse_target((v6 ? "[::1]:" : "127.0.0.1:") + std::to_string(port));
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at->address), at->length) != 0 ||
+  if (!at || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at->address), at->length) != 0 ||
       ::listen(fd.get(), kBacklog) != 0) {
     if (v6 && errno == EADDRNOTAVAIL) return {};  // no IPv6 here
     std::fprintf(stderr, "ebb_loadgen: port %u: %s\n", port, std::strerror(errno));
