@@ -35,7 +35,7 @@ constexpr Rule kRules[] = {
     {"SLOT_REVOKED", Type::slot_revoked, CA, W | B, later, 0, 0, sizeof(SlotId), 1, kMaxSlots, 0, none, false},
     {"LINK_ADD", Type::link_add, CA, S, later, 0, sizeof(LinkAdd), 0, 0, 0, 0, one, false},
     {"LINK_ADD", Type::link_add, U, N, not_yet, 0, sizeof(LinkAdd), 0, 0, 0, 0, one, false},
-    {"BROKER_STATE", Type::broker_state, CA, S, later, 0, sizeof(BrokerState), 0, 0, 0, 0, none, false},
+    {"BROKER_STATE", Type::broker_state, CA | U, S, later, 0, sizeof(BrokerState), 0, 0, 0, 0, none, false},
     {"READY", Type::ready, C, W | B | K, setup, run, sizeof(Ready), 0, 0, 0, 0, none, false},
     {"READY", Type::ready, U, N, setup, run, sizeof(Ready), 0, 0, 0, 0, none, false},
     {"START", Type::start, CA | U, S, not_yet, run, sizeof(Gen), 0, 0, 0, 0, none, false},
@@ -61,9 +61,10 @@ constexpr Rule kRules[] = {
     {"ADOPT", Type::adopt, A, S, greet, run, sizeof(Adopt), 0, 0, 0, 0, none, false},
     {"ADOPT_STATE", Type::adopt_state, A, W | B, greet, run, sizeof(AdoptState), sizeof(AdoptSlot), 0, kMaxSlots, 0,
      FdRule::adopt, true},
-    {"COMMIT", Type::commit, CA, S, later, 0, sizeof(Gen), 0, 0, 0, 0, none, false},
+    {"COMMIT", Type::commit, CA | U, S, later, 0, sizeof(Gen), 0, 0, 0, 0, none, false},
     {"COMMIT", Type::commit, U, N, run, 0, sizeof(Gen), 0, 0, 0, 0, none, false},
     {"QUERY", Type::query, CA, S, later, 0, 0, 0, 0, 0, kMaxBody, none, true},
+    {"QUERY", Type::query, U, N, not_yet, 0, 0, 0, 0, 0, kMaxBody, none, true},
     {"ANSWER", Type::answer, CA, W | B, later, 0, 0, 0, 0, 0, kMaxBody, none, true},
     {"ANSWER", Type::answer, C, K, later, 0, 0, 0, 0, 0, kMaxBody, none, true},
 
@@ -137,7 +138,7 @@ bool good_values(const Rule& rule, const Header& h, ConstSpan body, std::size_t 
     case Type::config_update: return within(load<ConfigUpdate>(body).phase, UpdatePhase::prepare, UpdatePhase::abort);
     case Type::adopt_state: {
       const auto m = load<AdoptState>(body);
-      return m.n == h.nrec && m.shm_kinds < 8 &&
+      return m.n == h.nrec && m.shm_kinds < kShmKindsEnd &&
              (m.role == static_cast<std::uint32_t>(Role::worker) || m.role == static_cast<std::uint32_t>(Role::broker));
     }
     case Type::offer:

@@ -11,7 +11,7 @@
 namespace ebb::ipc {
 
 inline constexpr std::uint16_t kMagic = 0x5250;
-inline constexpr std::uint8_t kProtocol = 1;           // raised with any change of a message; never negotiated
+inline constexpr std::uint8_t kProtocol = 2;           // raised with any change of a message; never negotiated
 inline constexpr std::size_t kMaxBody = 48 * 1024;     // bytes after the header
 inline constexpr std::size_t kMaxFds = 253;            // 254 is EINVAL in the kernel
 inline constexpr std::size_t kMaxParts = 64;           // messages chained by MORE
@@ -112,8 +112,12 @@ struct Secrets {  // + 1 sealed memfd
   std::uint32_t pad = 0;
 };
 
-enum class ShmKind : std::uint32_t { stats = 1, replay = 2, quota = 3 };
-struct Shm {  // + 1 memfd whose size is sealed
+/// `snapshot` is no shared memory but the sealed configuration of an adopted process: a bit of ADOPT_STATE only.
+enum class ShmKind : std::uint32_t { stats = 1, replay = 2, quota = 3, snapshot = 4 };
+/// What ADOPT_STATE calls a kind.
+constexpr std::uint32_t shm_bit(ShmKind kind) { return 1u << (static_cast<std::uint32_t>(kind) - 1); }
+inline constexpr std::uint32_t kShmKindsEnd = shm_bit(ShmKind::snapshot) << 1;  // sets of them are below
+struct Shm {                                                                    // + 1 memfd whose size is sealed
   std::uint64_t len = 0;
   ShmKind kind = ShmKind::stats;
   std::uint32_t pad = 0;
@@ -183,6 +187,9 @@ struct Pong {
   std::uint32_t pad = 0;
 };
 
+/// Counter of STATS: handoff links to one broker that a worker had to close because either end broke the protocol.
+/// Label: the lower 32 bits of the broker generation. The supervisor answers with another link (LINK_ADD).
+inline constexpr std::uint32_t kLinkFaults = 1;
 struct Stat {  // record of STATS
   std::uint32_t counter = 0;
   std::uint32_t label = 0;
@@ -207,7 +214,7 @@ struct AdoptState {  // then n AdoptSlot records; fds: n slots, then one memfd p
   std::uint32_t role = 0;
   std::uint32_t conns = 0;
   std::uint32_t n = 0;
-  std::uint32_t shm_kinds = 0;  // bit (ShmKind - 1)
+  std::uint32_t shm_kinds = 0;  // shm_bit() of each
   std::array<std::uint8_t, 32> config_sha256{};
 };
 struct AdoptSlot {

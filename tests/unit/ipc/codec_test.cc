@@ -222,16 +222,53 @@ TEST(Codec, ADrainIsNeverTakenBack) {
 }
 
 TEST(Codec, AnUpgradeToAnotherProtocolKeepsTheFrozenMessages) {
-  const auto verdict = [](Type type) {
-    const Rule& rule = *find_rule(type, Link::upgrade, Role::successor);
-    Direction d = ready_for(rule, Link::upgrade, Role::successor);
-    Raw raw = sample(rule, Role::successor);
+  constexpr Role N = Role::successor, S = Role::supervisor;
+  const auto verdict = [](Type type, Role sender) {
+    const Rule& rule = *find_rule(type, Link::upgrade, sender);
+    Direction d = ready_for(rule, Link::upgrade, sender);
+    Raw raw = sample(rule, sender);
     raw.header.seq = d.next_seq();
     raw.header.protocol = kProtocol + 1;
     return d.check(raw.header, raw.body);
   };
-  for (Type type : {Type::hello, Type::ready, Type::commit}) EXPECT_EQ(verdict(type), FaultCode::none);
-  for (Type type : {Type::link_add, Type::config_update}) EXPECT_EQ(verdict(type), FaultCode::bad_protocol);
+  for (Type type : {Type::hello, Type::ready, Type::commit}) EXPECT_EQ(verdict(type, N), FaultCode::none);
+  for (Type type : {Type::hello, Type::shm, Type::slot_grant, Type::start, Type::commit}) {
+    EXPECT_EQ(verdict(type, S), FaultCode::none);
+  }
+  for (Type type : {Type::link_add, Type::config_update, Type::query}) {
+    EXPECT_EQ(verdict(type, N), FaultCode::bad_protocol);
+  }
+  for (Type type : {Type::broker_state, Type::config_update_result}) {
+    EXPECT_EQ(verdict(type, S), FaultCode::bad_protocol);
+  }
+}
+
+TEST(Codec, TheSnapshotIsAdoptedButNeverSharedMemory) {
+  const auto adopted = [](std::uint32_t kinds, std::uint8_t fds) {
+    Raw raw = sample(*find_rule(Type::adopt_state, Link::adoption, Role::worker), Role::worker);
+    const std::size_t at = offsetof(AdoptState, shm_kinds);
+    std::memcpy(raw.body.data() + at, &kinds, sizeof kinds);
+    raw.header.nfds = fds;
+    return Direction(Link::adoption, Role::worker).check(raw.header, raw.body);
+  };
+  EXPECT_EQ(adopted(shm_bit(ShmKind::snapshot), 1), FaultCode::none);
+  EXPECT_EQ(adopted(shm_bit(ShmKind::snapshot) | shm_bit(ShmKind::replay), 2), FaultCode::none);
+  EXPECT_EQ(adopted(kShmKindsEnd - 1, 4), FaultCode::none);
+  EXPECT_EQ(adopted(kShmKindsEnd, 1), FaultCode::bad_value);
+
+  const Rule& rule = *find_rule(Type::shm, Link::ctl, Role::supervisor);
+  Direction d = ready_for(rule, Link::ctl, Role::supervisor);
+  const Shm snapshot{4096, ShmKind::snapshot, 0};
+  Raw raw = sample(rule, Role::supervisor);
+  std::memcpy(raw.body.data(), &snapshot, sizeof snapshot);
+  raw.header.seq = d.next_seq();
+  EXPECT_EQ(d.check(raw.header, raw.body), FaultCode::bad_value);
+}
+
+TEST(Codec, TheNewSupervisorOnlyAsksWhatTheOldOneNeverAnswers) {
+  EXPECT_NE(find_rule(Type::query, Link::upgrade, Role::successor), nullptr);
+  EXPECT_EQ(find_rule(Type::query, Link::upgrade, Role::supervisor), nullptr);
+  EXPECT_EQ(find_rule(Type::broker_state, Link::upgrade, Role::successor), nullptr);
 }
 
 TEST(Codec, HelloMustNameItsSender) {
