@@ -11,7 +11,7 @@
 namespace ebb::ipc {
 
 inline constexpr std::uint16_t kMagic = 0x5250;
-inline constexpr std::uint8_t kProtocol = 2;           // raised with any change of a message; never negotiated
+extern const std::uint8_t kProtocol;                   // protocol.cc: raised with any change; never negotiated
 inline constexpr std::size_t kMaxBody = 48 * 1024;     // bytes after the header
 inline constexpr std::size_t kMaxFds = 253;            // 254 is EINVAL in the kernel
 inline constexpr std::size_t kMaxParts = 64;           // messages chained by MORE

@@ -14,6 +14,12 @@ def loadgen_binary() -> str:
     return os.path.abspath(os.environ.get("EBB_LOADGEN", beside))
 
 
+def other_protocol_binary() -> str:
+    """EBB_OTHER_PROTOCOL, else the one built beside the load generator: ebbgate with another IPC protocol number."""
+    beside = os.path.join(os.path.dirname(loadgen_binary()), "ebbgate_other_protocol")
+    return os.path.abspath(os.environ.get("EBB_OTHER_PROTOCOL", beside))
+
+
 class _Asked:
     """A running ebb_loadgen. Every line it prints is one JSON object with one key."""
 

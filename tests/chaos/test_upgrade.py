@@ -9,7 +9,7 @@ import unittest
 
 from ebbtest import procfs, programs, wait
 
-from . import actions, scenario
+from . import actions, generator, scenario
 
 
 class Upgrade(scenario.Scenario):
@@ -116,12 +116,12 @@ class T10KilledInProbation(Upgrade):
 
 
 class T22OtherProtocol(Upgrade):
-    """EBB_OTHER_PROTOCOL: a build whose IPC protocol number is another one."""
+    """Between two programs whose IPC protocol numbers differ, and which are the same otherwise."""
 
     def test_there_and_back(self):
-        other = os.environ.get("EBB_OTHER_PROTOCOL")
-        if not other:
-            raise unittest.SkipTest("EBB_OTHER_PROTOCOL names no binary with another protocol number")
+        other = generator.other_protocol_binary()
+        if not os.path.exists(other):
+            raise unittest.SkipTest(f"no binary with another protocol number: {other} was not built")
         self.start_upgradable()
         actions.good_upgrade(self.portal)
         it = self.load(2000, seconds=max(self.seconds, 10))
