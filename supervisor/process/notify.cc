@@ -41,6 +41,16 @@ ServiceManager ServiceManager::from_environment() {
   return manager;
 }
 
+std::vector<std::string> ServiceManager::environment() const {
+  std::vector<std::string> out;
+  if (!path_.empty()) out.push_back("NOTIFY_SOCKET=" + path_);
+  if (watchdog_) {
+    out.push_back("WATCHDOG_USEC=" +
+                  std::to_string(std::chrono::duration_cast<std::chrono::microseconds>(*watchdog_).count()));
+  }
+  return out;
+}
+
 void ServiceManager::tell(std::string_view lines) const {
   if (!socket_) return;
   sockaddr_un address{};

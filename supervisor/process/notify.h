@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/base/fd.h"
 #include "common/base/time.h"
@@ -21,6 +22,8 @@ class ServiceManager {
   void tell(std::string_view lines) const;
   /// "RELOADING=1" with the moment it asks for.
   void tell_reloading() const;
+  /// "NAME=value" for the new supervisor of an upgrade, who will speak for the service.
+  std::vector<std::string> environment() const;
   /// How often it wants to hear WATCHDOG=1 at least; half of that is a good pace.
   std::optional<Duration> watchdog() const { return watchdog_; }
 

@@ -134,11 +134,26 @@ Result<RuntimeDir> claim_runtime_dir(const std::string& path) {
                                      ", which holds the lock " + lock,
                                  {}});
   }
+  auto signed_now = dir.sign();
+  if (!signed_now) return std::unexpected(std::move(signed_now.error()));
+  auto instance = instance_of(dir.file("instance"));
+  if (!instance) return std::unexpected(std::move(instance.error()));
+  dir.instance = std::move(*instance);
+  return dir;
+}
+
+Result<> RuntimeDir::sign() const {
   const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(dir.lock.get(), 0) != 0 ||
-      ::pwrite(dir.lock.get(), pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size())) {
-    return std::unexpected(os_error("cannot write " + lock, errno));
-  }
+  // In this order a reader finds the old pid or the new one at any time.
+  const auto written = ::pwrite(lock.get(), pid.data(), pid.size(), 0);
+  if (written == static_cast<ssize_t>(pid.size()) && ::ftruncate(lock.get(), written) == 0) return {};
+  return std::unexpected(os_error("cannot write " + file("lock"), errno));
+}
+
+Result<RuntimeDir> inherit_runtime_dir(const std::string& path, Fd lock) {
+  RuntimeDir dir;
+  dir.path = path;
+  dir.lock = std::move(lock);
   auto instance = instance_of(dir.file("instance"));
   if (!instance) return std::unexpected(std::move(instance.error()));
   dir.instance = std::move(*instance);

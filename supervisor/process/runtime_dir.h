@@ -39,12 +39,18 @@ struct RuntimeDir {
   Fd lock;
 
   std::string file(std::string_view name) const { return path + "/" + std::string(name); }
+  /// Writes our pid into the lock: from now on we are who holds it for the others. Errors: os.
+  Result<> sign() const;
 };
 
 /// Makes the directory (0700; one that exists has to be ours and closed to others' writing), takes `lock`, writes our
 /// pid into it and makes `instance`. Errors: refused, when another process holds the lock, naming its pid and the file;
 /// os.
 Result<RuntimeDir> claim_runtime_dir(const std::string& path);
+
+/// The same directory as the new supervisor of an upgrade: `lock` is the old one's, which stays locked as long as one
+/// of the two has it open. The pid in it is the old one's until sign(). Errors: os.
+Result<RuntimeDir> inherit_runtime_dir(const std::string& path, Fd lock);
 
 /// The pid in a lock file that some process holds; nullopt when nobody does.
 std::optional<int> lock_holder(const std::string& path_of_lock);

@@ -43,7 +43,8 @@ void write_oom_score(int value) {  // async-signal-safe; the privilege to lower 
 }
 
 struct Plan {  // everything allocated before the fork
-  int binary;
+  int binary;  // -1: `path`
+  const char* path;
   int report;
   pid_t parent;
   char* const* argv;
@@ -72,8 +73,8 @@ struct Plan {  // everything allocated before the fork
     if (sources[i] < 0) fail(0);
   }
   const int moved = ::fcntl(plan.report, F_DUPFD_CLOEXEC, first_free);
-  const int binary = ::fcntl(plan.binary, F_DUPFD_CLOEXEC, first_free);
-  if (moved < 0 || binary < 0) fail(0);
+  const int binary = plan.binary < 0 ? -1 : ::fcntl(plan.binary, F_DUPFD_CLOEXEC, first_free);
+  if (moved < 0 || (plan.binary >= 0 && binary < 0)) fail(0);
   report = moved;
   const int null = ::open("/dev/null", O_RDONLY);
   if (null < 0 || ::dup2(null, 0) < 0) fail(0);
@@ -91,7 +92,11 @@ struct Plan {  // everything allocated before the fork
     errno = ESRCH;
     if (::getppid() != plan.parent) fail(1);  // it ended before the prctl
   }
-  ::syscall(SYS_execveat, binary, "", plan.argv, plan.environment, AT_EMPTY_PATH);
+  if (binary < 0) {
+    ::execve(plan.path, plan.argv, plan.environment);
+  } else {
+    ::syscall(SYS_execveat, binary, "", plan.argv, plan.environment, AT_EMPTY_PATH);
+  }
   fail(2);
   ::_exit(127);  // not reached: tells the compiler so
 }
@@ -104,18 +109,25 @@ Result<Binary> Binary::open(const char* path) {
   return Binary(std::move(fd));
 }
 
-Result<Process> spawn(const Binary& binary, const SpawnOptions& options) {
+namespace {
+Result<Process> spawn(int binary, const char* path, const SpawnOptions& options) {
   if (options.fds.size() > kMaxFds) return std::unexpected(Error{Errc::os, "too many descriptors for a child", {}});
   std::vector<char*> argv;
   argv.push_back(const_cast<char*>(options.title.c_str()));
   for (const auto& arg : options.args) argv.push_back(const_cast<char*>(arg.c_str()));
   argv.push_back(nullptr);
+  std::vector<char*> environment;
+  for (const auto& variable : options.environment) environment.push_back(const_cast<char*>(variable.c_str()));
+  for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable) {
+    environment.push_back(*variable);
+  }
+  environment.push_back(nullptr);
 
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return std::unexpected(os_error("pipe", errno));
   Fd heard(ends[0]);
   Fd report(ends[1]);
-  const Plan plan{binary.fd(), report.get(), ::getpid(), argv.data(), environ, &options};
+  const Plan plan{binary, path, report.get(), ::getpid(), argv.data(), environment.data(), &options};
   const pid_t pid = ::fork();
   if (pid < 0) return std::unexpected(os_error("fork", errno));
   if (pid == 0) become_child(plan);
@@ -136,6 +148,14 @@ Result<Process> spawn(const Binary& binary, const SpawnOptions& options) {
   }
   return process;
 }
+
+}  // namespace
+
+Result<Process> spawn(const Binary& binary, const SpawnOptions& options) {
+  return spawn(binary.fd(), nullptr, options);
+}
+
+Result<Process> spawn(const std::string& path, const SpawnOptions& options) { return spawn(-1, path.c_str(), options); }
 
 std::string ExitStatus::text() const {
   if (!signalled) return "exit code " + std::to_string(code);

@@ -35,7 +35,8 @@ struct SpawnOptions {
   std::span<const int> fds;       // become 3, 4, … in the child; at most 16
   int oom_score_adj = 0;          // best effort
   std::optional<unsigned long> max_open_files;
-  bool die_with_parent = false;  // PR_SET_PDEATHSIG KILL: for helpers, never for those that outlive a crash
+  std::vector<std::string> environment;  // "NAME=value", before ours of the same name
+  bool die_with_parent = false;          // PR_SET_PDEATHSIG KILL: for helpers, never for those that outlive a crash
 };
 
 struct Process {
@@ -47,6 +48,8 @@ struct Process {
 /// dispositions are reset, PIPE stays ignored, the signal mask is inherited as it is (blocked until the child reads
 /// it). Call from a process without threads. Errors: os, with the step that failed, also when exec itself fails.
 Result<Process> spawn(const Binary& binary, const SpawnOptions& options);
+/// The same with whatever `path` names now, a script too: for a new binary.
+Result<Process> spawn(const std::string& path, const SpawnOptions& options);
 
 /// How a process ended.
 struct ExitStatus {

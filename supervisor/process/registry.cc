@@ -1,0 +1,74 @@
+#include "supervisor/process/registry.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "common/base/fd.h"
+
+namespace ebb::supervisor {
+namespace {
+
+constexpr std::string_view kTitle = "ebbgate-registry 1";
+constexpr std::size_t kMaxEntries = 16384;  // more processes than there can be
+
+}  // namespace
+
+Result<> write_registry(const std::string& path, const Registry& registry) {
+  std::ostringstream text;
+  text << kTitle << "\nnumbers " << registry.key << ' ' << registry.gen << ' ' << registry.broker << ' '
+       << registry.current << '\n';
+  for (const auto& one : registry.entries) {
+    text << "child " << one.key << ' ' << one.role << ' ' << one.gen << ' ' << one.index << ' ' << one.pid << ' '
+         << one.started << ' ' << one.socket << '\n';
+  }
+  const std::string bytes = text.str();
+  const std::string draft = path + ".new";
+  const Fd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd || ::write(fd.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
+      ::rename(draft.c_str(), path.c_str()) != 0) {
+    return std::unexpected(Error{Errc::os, path + ": " + std::strerror(errno), {}});
+  }
+  return {};
+}
+
+std::optional<Registry> read_registry(const std::string& path) {
+  std::ifstream in(path);
+  std::string line;
+  std::string word;
+  if (!std::getline(in, line) || line != kTitle) return std::nullopt;
+  Registry registry;
+  if (!std::getline(in, line)) return std::nullopt;
+  std::istringstream numbers(line);
+  if (!(numbers >> word >> registry.key >> registry.gen >> registry.broker >> registry.current)) return std::nullopt;
+  while (std::getline(in, line) && registry.entries.size() < kMaxEntries) {
+    std::istringstream fields(line);
+    Registry::Entry one;
+    if (fields >> word >> one.key >> one.role >> one.gen >> one.index >> one.pid >> one.started >> one.socket &&
+        one.socket.find('/') == std::string::npos) {
+      registry.entries.push_back(std::move(one));
+    }
+  }
+  return registry;
+}
+
+std::optional<std::uint64_t> process_start(pid_t pid) {
+  std::ifstream in("/proc/" + std::to_string(pid) + "/stat");
+  std::string line;
+  if (!std::getline(in, line)) return std::nullopt;
+  const auto name_end = line.rfind(')');  // the name may hold anything
+  if (name_end == std::string::npos) return std::nullopt;
+  std::istringstream fields(line.substr(name_end + 1));
+  std::string field;
+  for (int number = 3; number <= 22 && fields >> field; ++number) {  // starttime is the 22nd
+    if (number == 22) return std::strtoull(field.c_str(), nullptr, 10);
+  }
+  return std::nullopt;
+}
+
+}  // namespace ebb::supervisor

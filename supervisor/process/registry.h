@@ -1,0 +1,42 @@
+// Who our children are, written down for the supervisor that comes after us (spec/processes.md 9.4). One file in the
+// runtime directory, replaced as a whole at every change.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/result.h"
+
+namespace ebb::supervisor {
+
+struct Registry {
+  struct Entry {
+    std::uint32_t key = 0;
+    std::string role;  // "worker", "broker"
+    std::uint64_t gen = 0;
+    std::uint32_t index = 0;
+    pid_t pid = 0;
+    std::uint64_t started = 0;  // process_start(): tells a pid that is used again
+    std::string socket;         // file name in the runtime directory where it can be adopted
+  };
+  // The highest numbers used, and the generation that decides.
+  std::uint32_t key = 0;
+  std::uint64_t gen = 0;
+  std::uint64_t broker = 0;
+  std::uint64_t current = 0;
+  std::vector<Entry> entries;
+};
+
+/// Atomic: a reader finds the old one or the new one. Errors: os.
+Result<> write_registry(const std::string& path, const Registry& registry);
+/// nullopt: there is none, or it is not one of ours. Entries that do not parse are left out.
+std::optional<Registry> read_registry(const std::string& path);
+
+/// When a process started, in clock ticks since boot; nullopt: there is no such process.
+std::optional<std::uint64_t> process_start(pid_t pid);
+
+}  // namespace ebb::supervisor
