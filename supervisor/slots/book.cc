@@ -22,6 +22,19 @@ SlotBook::SlotBook(SlotTable start) {
   }
 }
 
+bool SlotBook::adopt(Slot slot) {
+  const auto address = listening_address(slot);
+  if (!address) return false;
+  const auto [entry, fresh] = addresses_.try_emplace(*address);
+  if (fresh) entry->second.number = slot.listener;
+  entry->second.listening = true;
+  next_slot_ = std::max(next_slot_, slot.id + 1);
+  next_number_ = std::max(next_number_, slot.listener + 1);
+  slot.listener = entry->second.number;
+  entry->second.slots.push_back(std::move(slot));
+  return true;
+}
+
 std::vector<std::string> SlotBook::add(const std::vector<Listener>& wanted, unsigned per_address, const Ours& ours) {
   std::vector<std::string> problems = overlaps(wanted);
   if (!problems.empty()) return problems;
@@ -74,9 +87,9 @@ void SlotBook::retire_all_but(const std::vector<Listener>& wanted) {
   }
 }
 
-void SlotBook::restore() {
+void SlotBook::restore(bool whoever) {
   for (auto& [address, entry] : addresses_) {
-    if (!std::exchange(entry.retired, false)) continue;
+    if (!std::exchange(entry.retired, false) && !whoever) continue;
     for (const auto& slot : entry.slots) supervisor::restore(slot);
   }
 }

@@ -23,7 +23,12 @@ class SlotBook {
   };
   using Ours = std::function<bool(int pid)>;
 
+  SlotBook() = default;
   explicit SlotBook(SlotTable start);
+
+  /// Takes a listening socket over that another supervisor made; it keeps its id. False: it is none, or its cookie is
+  /// another one, so it is not what it was said to be; then it is closed.
+  bool adopt(Slot slot);
 
   /// Binds the addresses of `wanted` that are not held yet, `per_address` slots each; listen() comes later. All or
   /// nothing: one sentence per problem, then nothing was changed. `ours` tells processes of this service, who may still
@@ -36,7 +41,8 @@ class SlotBook {
   bool has_more_than(const std::vector<Listener>& wanted) const;
   /// Those let nobody in any more, those queued can still be accepted. For every holder, until restore().
   void retire_all_but(const std::vector<Listener>& wanted);
-  void restore();
+  /// `whoever`: also what another process retired.
+  void restore(bool whoever = false);
   /// Those are closed, our copies; returns the ids of their slots.
   std::vector<std::uint32_t> close_all_but(const std::vector<Listener>& wanted);
 

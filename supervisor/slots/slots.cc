@@ -130,6 +130,21 @@ Result<> listen_on(const Slot& slot, const Listener& listener) {
   return std::unexpected(Error{Errc::os, why_not(listener, errno), {}});
 }
 
+std::optional<Endpoint> listening_address(const Slot& slot) {
+  const auto option = [&](int name, auto& value) {
+    socklen_t size = sizeof value;
+    return ::getsockopt(slot.fd.get(), SOL_SOCKET, name, &value, &size) == 0;
+  };
+  int listening = 0;
+  std::uint64_t cookie = 0;
+  if (!option(SO_ACCEPTCONN, listening) || listening == 0) return std::nullopt;
+  if (!option(SO_COOKIE, cookie) || cookie != slot.cookie) return std::nullopt;
+  sockaddr_storage storage{};
+  socklen_t size = sizeof storage;
+  if (::getsockname(slot.fd.get(), reinterpret_cast<sockaddr*>(&storage), &size) != 0) return std::nullopt;
+  return endpoint_from(reinterpret_cast<const sockaddr*>(&storage));
+}
+
 void retire(const Slot& slot) {
   // tcp[13] & 0x12 == 0x02: a SYN without ACK is dropped, everything else passes.
   sock_filter code[] = {

@@ -54,6 +54,9 @@ std::optional<std::string> bind_address(const Listener& listener, std::uint32_t 
 /// listen(4096); workers that will poll it are READY by now. Errors: os, naming the listener.
 Result<> listen_on(const Slot& slot, const Listener& listener);
 
+/// Where a slot of another supervisor listens; nullopt when it is no listening socket or its cookie is another one.
+std::optional<Endpoint> listening_address(const Slot& slot);
+
 /// Lets no new connection in while those queued can still be accepted: drops pure SYNs (section 3.5). For every holder.
 void retire(const Slot& slot);
 /// Takes that back: who was dropped meanwhile tries again and comes in.
