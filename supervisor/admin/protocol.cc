@@ -29,6 +29,15 @@ Result<Request> parse_request(std::string_view line) {
       return std::unexpected(bad(std::string("\"") + key + "\" is not a boolean"));
     }
   }
+  for (auto [key, into] : {std::pair{"what", &request.what}, std::pair{"which", &request.which}}) {
+    std::string_view text;
+    const auto error = object[key].get_string().get(text);
+    if (error == simdjson::SUCCESS) {
+      *into = text;
+    } else if (error != simdjson::NO_SUCH_FIELD) {
+      return std::unexpected(bad(std::string("\"") + key + "\" is not a string"));
+    }
+  }
   return request;
 }
 

@@ -13,8 +13,10 @@ inline constexpr std::size_t kMaxRequest = 64 * 1024;  // bytes, newline include
 
 struct Request {
   std::string command;
-  bool wait = true;  // reload: answer with its result
-  bool now = false;  // stop: as TERM, else as QUIT
+  bool wait = true;   // reload, upgrade, drain broker: answer with its result
+  bool now = false;   // stop: as TERM, else as QUIT
+  std::string what;   // drain, kick: "tunnel", "user"; drain: "broker" too
+  std::string which;  // its id or name
 };
 /// Errors: protocol, in words for the person who asked.
 Result<Request> parse_request(std::string_view line);

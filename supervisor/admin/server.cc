@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "ipc/channel.h"
@@ -88,12 +89,13 @@ Result<std::unique_ptr<Server>> Server::listen(net::UvLoop& loop, const std::str
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) return fail(ENAMETOOLONG);
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   struct stat old{};
-  if (::lstat(path.c_str(), &old) == 0) {
-    if (!S_ISSOCK(old.st_mode)) return fail(EEXIST);
-    ::unlink(path.c_str());
-  }
+  if (::lstat(path.c_str(), &old) == 0 && !S_ISSOCK(old.st_mode)) return fail(EEXIST);
+  // Made beside and moved into its place: at any time somebody answers there, also while supervisors change.
+  const std::string draft = path + ".new";
+  if (draft.size() >= sizeof address.sun_path) return fail(ENAMETOOLONG);
+  std::memcpy(address.sun_path, draft.c_str(), draft.size() + 1);
+  ::unlink(draft.c_str());
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket) return fail(errno);
   const mode_t mask = ::umask(0177);
@@ -101,7 +103,7 @@ Result<std::unique_ptr<Server>> Server::listen(net::UvLoop& loop, const std::str
   const int code = errno;
   ::umask(mask);
   if (bound != 0) return fail(code);
-  if (::listen(socket.get(), 64) != 0) return fail(errno);
+  if (::listen(socket.get(), 64) != 0 || ::rename(draft.c_str(), path.c_str()) != 0) return fail(errno);
   return std::unique_ptr<Server>(new Server(loop, path, std::move(socket), std::move(handler)));
 }
 
@@ -114,10 +116,18 @@ Server::Server(net::UvLoop& loop, std::string path, Fd socket, Handler handler)
   watch_ = std::make_unique<Watch>(loop_, socket_.get(), [this] { accept_all(); });
 }
 
-Server::~Server() { ::unlink(path_.c_str()); }
+Server::~Server() {
+  if (socket_) ::unlink(path_.c_str());
+}
+
+void Server::release() {
+  accept_all();  // who has connected is answered
+  watch_->stop();
+  socket_.reset();
+}
 
 void Server::accept_all() {
-  while (conversations_.size() < kMaxConversations) {
+  while (socket_ && conversations_.size() < kMaxConversations) {
     Fd peer(::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!peer) return;
     const auto uid = ipc::peer_uid(peer.get());

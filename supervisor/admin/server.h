@@ -27,6 +27,9 @@ class Server {
   static Result<std::unique_ptr<Server>> listen(net::UvLoop& loop, const std::string& path, Handler handler);
   ~Server();
 
+  /// Another supervisor answers at this path from now on: takes no more conversations, ends those under way.
+  void release();
+
  private:
   struct Conversation;
 

@@ -14,7 +14,10 @@ using simdjson::dom::array;
 using simdjson::dom::element;
 using simdjson::dom::object;
 
-std::string_view role_name(ipc::Role role) { return role == ipc::Role::broker ? "broker" : "worker"; }
+std::string_view role_name(const Child& child) {
+  if (child.supervises()) return "supervisor";
+  return child.role == ipc::Role::broker ? "broker" : "worker";
+}
 
 /// What one child said, as far as it has the expected shape.
 struct Figures {
@@ -71,7 +74,7 @@ std::string status_json(const StatusInput& input) {
   for (const auto& answer : input.children) {
     const Child& child = answer.child;
     const Figures figures = figures_of(answer);
-    out.object().key("role").text(role_name(child.role)).key("name").text(child.name()).key("pid").number(child.pid);
+    out.object().key("role").text(role_name(child)).key("name").text(child.name()).key("pid").number(child.pid);
     out.key("gen").number(static_cast<std::int64_t>(child.gen)).key("state").text(name_of(child.state));
     out.key("connections").number(figures.connections).key("answered").boolean(figures.answered).end();
     if (child.role != ipc::Role::broker) continue;
@@ -190,6 +193,17 @@ void show_reverse(std::string& out, const object& result, const char* key, const
 }
 
 }  // namespace
+
+std::string removal_text(std::string_view result_json) {
+  simdjson::dom::parser parser;
+  object result;
+  if (parser.parse(result_json.data(), result_json.size()).get_object().get(result) != simdjson::SUCCESS) return "";
+  const auto count = [&](const char* key, const char* word) {
+    const std::string number = text_of(result, key);
+    return number + " " + word + (number == "1" ? "" : "s");
+  };
+  return count("tunnels", "tunnel") + ", " + count("visitors", "visitor");
+}
 
 Result<std::string> status_text(std::string_view result_json) {
   simdjson::dom::parser parser;

@@ -27,6 +27,9 @@ struct StatusInput {
 /// as configured, with `"tunnels":[]` and the same mark.
 std::string status_json(const StatusInput& input);
 
+/// The answer to `kick` and `drain` in words: "2 tunnels, 5 visitors".
+std::string removal_text(std::string_view result_json);
+
 /// The table a person reads. Errors: protocol, when it is not such an object.
 Result<std::string> status_text(std::string_view result_json);
 

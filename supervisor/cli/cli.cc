@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <optional>
 #include <string_view>
 
 namespace ebb::supervisor {
@@ -55,6 +56,23 @@ const char* missing_command(std::string_view word) {
   return nullptr;
 }
 
+std::optional<std::string> ctl_problem(const Command& command) {
+  constexpr std::array<std::string_view, 7> kActions = {"status", "reload", "upgrade", "drain",
+                                                        "kick",   "reopen", "stop"};
+  const std::string& action = command.action;
+  if (std::ranges::find(kActions, std::string_view(action)) == kActions.end()) {
+    return "there is no ctl " + action + "; there are: status, reload, upgrade, drain, kick, reopen, stop";
+  }
+  const bool removes = action == "drain" || action == "kick";
+  if (!removes)
+    return command.what.empty() ? std::nullopt : std::optional("ctl " + action + " takes no " + command.what);
+  const bool named = (command.what == "tunnel" || command.what == "user") && !command.which.empty();
+  const bool broker = action == "drain" && command.what == "broker" && command.which.empty();
+  if (named || broker) return std::nullopt;
+  return "ctl " + action + " what? tunnel ID, user NAME" + (action == "drain" ? ", or broker" : "") +
+         " (`ebbgate ctl status` names the tunnels)";
+}
+
 Usage wrong(const std::string& text) { return {2, "ebbgate: " + text + "\nTry: ebbgate --help\n"}; }
 
 }  // namespace
@@ -84,8 +102,14 @@ std::variant<Command, Usage> parse_command_line(std::vector<std::string> argumen
   for (auto* one : {run, test, check, dump}) add_configuration(*one, options);
   run->add_flag("--test", options.test, "only check the configuration");
   check->add_flag("--json", command.json, "print JSON");
-  ctl->add_option("action", command.action, "status, reload, reopen (the log files), stop")->required();
-  ctl->add_flag("--wait,!--no-wait", command.wait, "reload: answer with its result (the default), or at once");
+  ctl->add_option("action", command.action,
+                  "status, reload, upgrade (run the binary that lies there now), drain or kick (tunnel ID, user NAME; "
+                  "drain broker: put a fresh one in its place), reopen (the log files), stop")
+      ->required();
+  ctl->add_option("what", command.what, "of drain and kick: tunnel, user, broker");
+  ctl->add_option("which", command.which, "a tunnel as `ctl status` names it, a user's email or id");
+  ctl->add_flag("--wait,!--no-wait", command.wait,
+                "reload, upgrade, drain broker: answer with the result (the default), or at once");
   ctl->add_flag("--now", command.now, "stop: cut connections after stopGrace");
   ctl->add_option("-c,--config", options.configs, "the configuration it runs with")->allow_extra_args(false);
   ctl->add_option("-d,--confdir", options.confdir, "the directory it runs with");
@@ -115,10 +139,7 @@ std::variant<Command, Usage> parse_command_line(std::vector<std::string> argumen
     command.kind = Command::Kind::uuid;
   } else if (ctl->parsed()) {
     command.kind = Command::Kind::ctl;
-    constexpr std::array<std::string_view, 4> kActions = {"status", "reload", "reopen", "stop"};
-    if (std::ranges::find(kActions, std::string_view(command.action)) == kActions.end()) {
-      return wrong("ctl " + command.action + " is not built yet; there are: status, reload, reopen, stop");
-    }
+    if (const auto problem = ctl_problem(command)) return wrong(*problem);
   } else if (check->parsed()) {
     command.kind = Command::Kind::check;
   } else if (dump->parsed()) {

@@ -13,8 +13,10 @@ struct Command {
   enum class Kind : std::uint8_t { run, test, check, dump, version, uuid, ctl };
   Kind kind = Kind::run;
   config::Invocation invocation;
-  std::string action;  // of ctl: "status", "reload", "reopen", "stop"
-  bool wait = true;    // of ctl reload
+  std::string action;  // of ctl: "status", "reload", "upgrade", "drain", "kick", "reopen", "stop"
+  std::string what;    // of ctl drain and kick: "tunnel", "user", "broker"
+  std::string which;   // its id or name
+  bool wait = true;    // of ctl reload, upgrade, drain broker
   bool now = false;    // of ctl stop
   std::string socket;  // of ctl: the admin socket, "" = found by configuration or alone on the machine
   bool json = false;   // of ctl and check

@@ -18,7 +18,7 @@ namespace ebb::supervisor {
 namespace {
 
 constexpr std::chrono::seconds kAnswerLimit{10};
-constexpr std::chrono::minutes kOperationLimit{5};  // reload, stop
+constexpr std::chrono::minutes kOperationLimit{5};  // reload, upgrade, stop
 
 int complain(int exit, const std::string& text) {
   std::fprintf(stderr, "ebbgate: %s\n", text.c_str());
@@ -150,10 +150,12 @@ int control(const Command& command) {
   }
   JsonWriter request;
   request.object().key("command").text(command.action);
-  if (command.action == "reload") request.key("wait").boolean(command.wait);
+  request.key("wait").boolean(command.wait);
   if (command.action == "stop") request.key("now").boolean(command.now);
+  if (!command.what.empty()) request.key("what").text(command.what).key("which").text(command.which);
   request.end();
-  const bool quick = command.action == "status" || command.action == "reopen";
+  const bool removes = command.what == "tunnel" || command.what == "user";
+  const bool quick = command.action == "status" || command.action == "reopen" || removes;
   const auto answer =
       admin::ask(socket, request.str(), quick ? std::chrono::milliseconds(kAnswerLimit) : kOperationLimit);
   if (!answer) return complain(kExitStart, answer.error().where + ": " + answer.error().what);
@@ -164,6 +166,10 @@ int control(const Command& command) {
     return reply->exit;
   }
   if (!reply->ok) return complain(reply->exit, reply->error);
+  if (removes) {
+    std::printf("%s\n", admin::removal_text(reply->result).c_str());
+    return kExitOk;
+  }
   if (command.action != "status") return kExitOk;
   const auto text = admin::status_text(reply->result);
   if (!text) return complain(kExitStart, text.error().what);

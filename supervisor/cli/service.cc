@@ -1,16 +1,18 @@
 // `run`: everything that has to be had before a process is started, in the order in which it may fail.
 #include <sched.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <expected>
+#include <filesystem>
 
 #include "common/base/log.h"
 #include "common/config/canonical.h"
-#include "supervisor/admin/protocol.h"
 #include "supervisor/admin/server.h"
-#include "supervisor/admin/status.h"
 #include "supervisor/cli/commands.h"
 #include "supervisor/cli/opening.h"
+#include "supervisor/cli/requests.h"
 #include "supervisor/generations/runner.h"
 #include "supervisor/process/checker.h"
 #include "supervisor/process/environment.h"
@@ -43,66 +45,50 @@ void start_logs(const config::Config& config, const LogFiles& files) {
   log::init(std::move(settings));
 }
 
-std::string phase_name(Machine::Phase phase) {
-  switch (phase) {
-    case Machine::Phase::starting: return "starting";
-    case Machine::Phase::running: return "active";
-    case Machine::Phase::retiring:
-    case Machine::Phase::draining: return "draining";
-    default: return "stopping";
+/// The path that an upgrade executes: as it was typed, so that a link or a new file in its place counts.
+Origin origin_of(int argc, char** argv) {
+  Origin origin;
+  origin.arguments.assign(argv, argv + argc);
+  const std::string typed = argc > 0 ? argv[0] : "";
+  std::error_code error;
+  if (typed.find('/') != std::string::npos) {
+    origin.path = std::filesystem::absolute(typed, error).string();
+  } else {
+    origin.path = std::filesystem::read_symlink("/proc/self/exe", error).string();
+    constexpr std::string_view kDeleted = " (deleted)";
+    if (origin.path.ends_with(kDeleted)) origin.path.resize(origin.path.size() - kDeleted.size());
+  }
+  return origin;
+}
+
+/// Listening sockets of another supervisor; those that are not what they were said to be are left out.
+void take_slots(SlotBook& book, std::vector<Slot> slots) {
+  for (auto& slot : slots) {
+    if (!book.adopt(std::move(slot))) log_event(log::Level::error, "supervisor", "a slot was not what it should be");
   }
 }
 
-using Reply = std::function<void(std::string)>;
-
-void answer_status(Runner& runner, const Reply& reply) {
-  const bool asked = runner.ask_children(R"({"query":"status"})", [&runner, reply](std::vector<ChildAnswer> answers) {
-    const Machine& machine = runner.machine();
-    const Snapshot& snapshot = *runner.configuration().snapshot;
-    admin::StatusInput input;
-    input.generation = machine.generation();
-    input.pid = ::getpid();
-    const std::string phase = phase_name(machine.phase());
-    input.phase = phase;
-    input.reload_step = machine.reload_step();
-    input.last_reload = machine.last_reload();
-    input.children = std::move(answers);
-    input.listeners = &snapshot.listeners;
-    input.config = &snapshot.config;
-    reply(admin::reply_ok(admin::status_json(input)));
-  });
-  if (!asked) reply(admin::reply_error(kExitStart, "too many questions at once"));
-}
-
-void answer_reload(Runner& runner, bool wait, const Reply& reply) {
-  runner.reload([&runner, wait, reply](int exit, const std::string& text) {
-    if (!wait) return;
-    if (exit != 0) return reply(admin::reply_error(exit, text));
-    const auto& plan = runner.configuration().plan;
-    reply(admin::reply_ok("{\"generation\":" + std::to_string(runner.machine().generation()) +
-                          ",\"workers\":" + std::to_string(plan.workers) + "}"));
-  });
-  if (!wait) reply(admin::reply_ok("{}"));
-}
-
-admin::Server::Handler admin_handler(Runner& runner) {
-  return [&runner](const std::string& line, const Reply& reply) {
-    const auto request = admin::parse_request(line);
-    if (!request) return reply(admin::reply_error(kExitUsage, request.error().what));
-    if (request->command == "status") return answer_status(runner, reply);
-    if (request->command == "reload") return answer_reload(runner, request->wait, reply);
-    if (request->command == "reopen") {
-      const auto done = runner.reopen_logs();
-      return reply(done ? admin::reply_ok("{}")
-                        : admin::reply_error(kExitStart, done.error().where + ": " + done.error().what));
-    }
-    if (request->command == "stop") {
-      runner.stop(request->now, [reply] { reply(admin::reply_ok("{}")); });
-      return;
-    }
-    reply(admin::reply_error(kExitUsage,
-                             "unknown command \"" + request->command + "\"; there are: status, reload, reopen, stop"));
-  };
+/// What must be there beside a valid configuration; on failure the exit status, everything said.
+struct Possessions {
+  SlotBook slots;
+  std::optional<ipc::ReplayTable> replay;
+};
+std::expected<Possessions, int> gather_possessions(const config::Config& config, const Plan& plan,
+                                                   unsigned long open_files, std::vector<Slot> inherited, Fd replay,
+                                                   const SlotBook::Ours& ours, bool complete) {
+  Possessions own;
+  take_slots(own.slots, std::move(inherited));
+  const auto listeners = listeners_of(config);
+  // Orphans serve as they did: what their successors need beyond that comes with the first reload.
+  const auto problems =
+      complete ? own.slots.add(listeners, slots_per_address(plan.workers, listeners.size(), open_files), ours)
+               : std::vector<std::string>();
+  for (const auto& problem : problems) refuse(problem, &config);
+  if (!problems.empty()) return std::unexpected(kExitStart);
+  auto table = replay ? ipc::ReplayTable::attach(std::move(replay)) : ipc::ReplayTable::create();
+  if (!table) return std::unexpected(refuse(table.error().what, &config));
+  own.replay = std::move(*table);
+  return own;
 }
 
 }  // namespace
@@ -110,10 +96,19 @@ admin::Server::Handler admin_handler(Runner& runner) {
 int run_service(const Command& command, int argc, char** argv) {
   const unsigned long open_files = raise_open_files();
   set_oom_score(kSupervisorOom);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // what a failed successor leaves behind comes back to us
   auto binary = Binary::self();
   if (!binary) return refuse(binary.error().what);
   auto signals = take_signals();  // before the first fork: children inherit the mask
   if (!signals) return refuse(signals.error().what);
+  Origin origin = origin_of(argc, argv);
+  auto call = upgrade_call();
+  std::optional<MetPredecessor> predecessor;
+  if (call) {
+    auto met = meet_predecessor(std::move(call->link));
+    if (!met) return refuse("upgrade: " + met.error().what);
+    predecessor = std::move(*met);
+  }
 
   Opened opened = open_configuration(*binary, command.invocation, signals->get());
   if (!opened.config) return opened.exit;
@@ -130,41 +125,69 @@ int run_service(const Command& command, int argc, char** argv) {
               kv("limit", open_files));
   }
 
-  auto directory =
-      claim_runtime_dir(runtime_path(config.settings.runtime_dir, opened.verdict.instance, process_runtime_places()));
+  auto directory = call ? inherit_runtime_dir(call->directory, std::move(call->lock))
+                        : claim_runtime_dir(runtime_path(config.settings.runtime_dir, opened.verdict.instance,
+                                                         process_runtime_places()));
   if (!directory) return refuse(directory.error().what, &config);
+  std::optional<Adoption> adoption;
+  if (!predecessor) adoption = adopt_orphans(directory->path, directory->instance);
 
   const Plan plan = plan_of(config, cpus());
-  auto listeners = listeners_of(config);
-  const unsigned per_address = slots_per_address(plan.workers, listeners.size(), open_files);
-  Bound bound = bind_slots(std::move(listeners), per_address);
-  for (const auto& problem : bound.problems) refuse(problem, &config);
-  if (!bound.problems.empty()) return kExitStart;
-
-  auto replay = ipc::ReplayTable::create();
-  if (!replay) return refuse(replay.error().what, &config);
+  std::vector<Slot> inherited =
+      predecessor ? std::move(predecessor->slots) : (adoption ? std::move(adoption->slots) : std::vector<Slot>());
+  Fd replay = predecessor ? std::move(predecessor->replay) : (adoption ? std::move(adoption->replay) : Fd());
+  const auto ours = [&](int pid) {  // an address that the old configuration has, too
+    return predecessor && ::getpgid(pid) == ::getpgid(0);
+  };
+  auto own = gather_possessions(config, plan, open_files, std::move(inherited), std::move(replay), ours, !adoption);
+  if (!own) return own.error();
   set_title(argc, argv, "ebbgate: supervisor " + opened.verdict.chosen, "ebbgate");
 
   auto snapshot = make_snapshot(opened.verdict.snapshot, config);
   if (!snapshot) return refuse(snapshot.error().where + ": " + snapshot.error().what, &config);
+  Configuration configuration{std::move(*snapshot), plan, std::make_shared<LogFiles>(std::move(opened.logs))};
+  if (adoption && adoption->snapshots.contains(adoption->current)) {
+    configuration.snapshot = adoption->snapshots.at(adoption->current);
+    configuration.plan = plan_of(configuration.snapshot->config, cpus());
+  }
 
   net::UvLoop loop;
-  Runner runner(loop, Service{std::move(*binary),
-                              {std::move(*snapshot), plan, std::make_shared<LogFiles>(std::move(opened.logs))},
-                              std::move(bound.table),
-                              std::move(*replay),
-                              std::move(*signals),
-                              command.invocation,
-                              ServiceManager::from_environment(),
-                              cpus(),
-                              open_files,
-                              ::isatty(STDIN_FILENO) != 0});
   std::unique_ptr<admin::Server> server;
+  Service service{std::move(*binary),
+                  std::move(configuration),
+                  std::move(own->slots),
+                  std::move(*own->replay),
+                  std::move(*signals),
+                  command.invocation,
+                  ServiceManager::from_environment(),
+                  cpus(),
+                  open_files,
+                  ::isatty(STDIN_FILENO) != 0,
+                  &*directory,
+                  std::move(origin),
+                  std::move(predecessor),
+                  std::move(adoption),
+                  {},
+                  {}};
+  const bool arrives = service.predecessor.has_value();
+  Runner* runner_to_ask = nullptr;
   const std::string socket = config.settings.admin_socket.value_or(directory->file("ctl.sock"));
-  if (!socket.empty()) {
-    auto made = admin::Server::listen(loop, socket, admin_handler(runner));
-    if (!made) return refuse("cannot make the " + made.error().where + " " + made.error().what, &config);
+  service.take_over = [&]() -> Result<> {
+    if (socket.empty()) return {};
+    auto made = admin::Server::listen(loop, socket, admin_handler(*runner_to_ask));
+    if (!made) return std::unexpected(std::move(made.error()));
     server = std::move(*made);
+    return {};
+  };
+  service.hand_over = [&] {
+    if (server) server->release();
+  };
+  const auto open_admin = service.take_over;
+  Runner runner(loop, std::move(service));
+  runner_to_ask = &runner;
+  if (!arrives) {
+    const auto made = open_admin();
+    if (!made) return refuse("cannot make the " + made.error().where + " " + made.error().what, &config);
   }
   const int status = runner.run();
   if (!runner.failure().empty()) std::fprintf(stderr, "ebbgate: %s\n", runner.failure().c_str());

@@ -23,6 +23,13 @@ using ChildKey = Strong<std::uint32_t, struct ChildKeyKind>;
 
 namespace action {
 
+/// Which addresses' slots a worker is granted.
+enum class Grants : std::uint8_t {
+  all,
+  tunnels,  // of inbounds through which a bridge may register
+  others,   // the rest
+};
+
 /// Start a process and send it HELLO, log files, shared memory, the snapshot of configuration `config` and its slots: a
 /// worker those of this configuration's addresses with slot id mod `of` == `index`, the broker all (escrow).
 struct Spawn {
@@ -32,8 +39,18 @@ struct Spawn {
   std::uint64_t config = 0;  // a worker's is its generation's
   std::uint32_t index = 0;
   std::uint32_t of = 0;  // workers of this generation
+  Grants grants = Grants::all;
 };
-/// Make a handoff link and send LINK_ADD to both. A child that is no longer there: nothing.
+/// Slots for a worker that is there.
+struct Grant {
+  ChildKey worker;
+  std::uint64_t config = 0;
+  std::uint32_t index = 0;
+  std::uint32_t of = 0;
+  Grants grants = Grants::all;
+};
+/// Make a handoff link and send LINK_ADD to both. `broker` may be the predecessor, who passes it on to its broker of
+/// that generation. A child that is no longer there: nothing.
 struct Connect {
   ChildKey worker;
   ChildKey broker;
@@ -52,10 +69,18 @@ struct Listen {
 };
 struct RetireSlots {};  // let no new connection in, keep the queues
 struct CloseSlots {};   // the supervisor's copies
-struct RevokeSlots {    // every slot of this child: the broker's escrow
+/// Every slot this child has copies of: a broker's escrow; of a worker those of `which`.
+struct RevokeSlots {
   ChildKey child;
+  Grants which = Grants::all;
 };
-struct Start {
+struct Start {  // to the predecessor: our workers have started
+  ChildKey child;
+  std::uint64_t gen = 0;
+};
+/// To a child: from now on it outlives its supervisor (9.4). To the predecessor: we are in charge. To the successor:
+/// the service manager knows.
+struct Commit {
   ChildKey child;
   std::uint64_t gen = 0;
 };
@@ -86,7 +111,7 @@ struct Load {
   std::uint64_t config = 0;
   std::optional<std::uint32_t> workers;
 };
-/// To the broker; comes back as updated().
+/// To the broker, or to the predecessor, who asks all of its brokers; comes back as updated().
 struct UpdateBroker {
   ChildKey broker;
   ipc::UpdatePhase phase{};
@@ -95,7 +120,9 @@ struct UpdateBroker {
 struct RetireRemoved {  // let no new connection in at addresses which this configuration does not have
   std::uint64_t config = 0;
 };
-struct RestoreSlots {};  // the opposite, for all
+struct RestoreSlots {       // the opposite, for all
+  bool successors = false;  // also what another supervisor did to them
+};
 /// Close every address which this configuration does not have, our copies and those of `escrow`.
 struct CloseRemoved {
   std::uint64_t config = 0;
@@ -107,13 +134,40 @@ struct Decide {  // this configuration is in force: log settings, status, what a
 struct Forget {  // nobody uses it any more, or its loading is of no interest any more
   std::uint64_t config = 0;
 };
-/// Answers those who asked for this reload.
-struct ReloadDone {
+/// Answers those who asked for this reload, upgrade or broker replacement.
+struct OperationDone {
   std::uint64_t ticket = 0;
-  int exit = 0;  // 0: the new configuration decides
+  int exit = 0;  // 0: the new configuration decides, the new supervisor is in charge, the new broker serves
   std::string text;
 };
 struct ReopenLogs {};
+/// Ask the newest broker which portals have tunnels, and tell those that leave: their tunnels may end when empty.
+struct AskLive {
+  ChildKey broker;
+};
+
+// ---- binary upgrade (9.2), the old supervisor
+struct SpawnSuccessor {  // execute the configured path; send HELLO
+  ChildKey child;
+  std::uint64_t gen = 0;  // the highest number used so far
+};
+struct EquipSuccessor {  // send every slot, then the shared memory: the last of what it waits for
+  ChildKey child;
+};
+struct AnswerSuccessor {  // the answer of all brokers to its CONFIG_UPDATE
+  ChildKey child;
+  ipc::ConfigUpdate result;
+  std::string text;
+};
+struct HandOver {};  // the successor is in charge: MAINPID, the lock, the admin socket
+// ---- the new one
+struct TellReady {
+  ChildKey predecessor;
+};
+struct TakeOver {};        // we are in charge: the lock, the admin socket, the registry
+struct LeavePredecessor {  // we are not: it need not wait
+  ChildKey predecessor;
+};
 /// Every child is gone (or there never was one): leave with this status.
 struct Exit {
   int code = 0;
@@ -122,10 +176,12 @@ struct Exit {
 
 }  // namespace action
 
-using Action = std::variant<action::Spawn, action::Connect, action::TellBrokerState, action::Listen,
-                            action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start, action::Pause,
-                            action::Drain, action::Ping, action::Kill, action::Note, action::Load, action::UpdateBroker,
-                            action::RetireRemoved, action::RestoreSlots, action::CloseRemoved, action::Decide,
-                            action::Forget, action::ReloadDone, action::ReopenLogs, action::Exit>;
+using Action = std::variant<action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen,
+                            action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start, action::Commit,
+                            action::Pause, action::Drain, action::Ping, action::Kill, action::Note, action::Load,
+                            action::UpdateBroker, action::RetireRemoved, action::RestoreSlots, action::CloseRemoved,
+                            action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
+                            action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver,
+                            action::TellReady, action::TakeOver, action::LeavePredecessor, action::Exit>;
 
 }  // namespace ebb::supervisor

@@ -29,6 +29,17 @@ Result<std::shared_ptr<const Snapshot>> make_snapshot(std::string_view text, con
   return snapshot;
 }
 
+bool may_carry_tunnels(const config::Config& config, std::size_t inbound) {
+  if (inbound >= config.inbounds.size()) return false;
+  const auto* door = std::get_if<config::DokodemoInbound>(&config.inbounds[inbound].protocol);
+  for (const auto& portal : config.portals) {
+    const auto* name = door != nullptr ? std::get_if<std::string>(&door->address) : nullptr;
+    if (config.inbounds[inbound].authenticates() || (name != nullptr && *name == portal.domain)) return true;
+    if (door == nullptr && portal.allow_unauthenticated) return true;
+  }
+  return false;
+}
+
 Loader::Loader(net::UvLoop& loop, const Binary& binary, config::Invocation invocation)
     : loop_(loop),
       binary_(binary),

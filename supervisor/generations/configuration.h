@@ -34,6 +34,10 @@ struct Snapshot {
 /// Errors: os.
 Result<std::shared_ptr<const Snapshot>> make_snapshot(std::string_view text, config::Config config);
 
+/// Whether a bridge may register through this inbound: it authenticates, or anybody may (spec/reverse.md 4.6), or it
+/// leads to a portal's own name. Rather too many than one too few.
+bool may_carry_tunnels(const config::Config& config, std::size_t inbound);
+
 struct Configuration {
   std::shared_ptr<const Snapshot> snapshot;
   Plan plan;

@@ -38,11 +38,17 @@ class Watch final : public net::Watched {
 };
 
 struct ChildLink {
+  ChildLink(ChildKey of, Process that, ipc::Channel with)
+      : key(of), process(std::move(that)), channel(std::move(with)) {}
+
   ChildKey key;
   Process process;
   ipc::Channel channel;
   std::unique_ptr<Watch> ctl_watch;
   std::unique_ptr<Watch> exit_watch;
+  std::string adoption;       // path of its socket; empty: it has none
+  std::uint64_t started = 0;  // process_start()
+  bool ours = true;           // our child: it is collected; false: only its pidfd tells that it has ended
   bool ctl_ended = false;
   std::deque<std::uint64_t> asked;  // gatherings whose ANSWER is due, in order
   std::string answer;               // parts so far

@@ -18,15 +18,8 @@ constexpr auto kAfterTerminate = 2s;  // from TERM to KILL
 constexpr auto kRetire = 1s;          // a SYN-ACK timeout: half-open handshakes come through (spec/processes.md 3.5)
 constexpr auto kKillSlack = 500ms;    // a child obeys its deadline itself before it is killed
 constexpr auto kAfterSpawnFailure = 1s;
-constexpr auto kEndWithLink = 5s;  // from closing ctl to the exit that must follow
-
-const char* unbuilt(int number) {
-  switch (number) {
-    case SIGUSR2: return "USR2 ignored: binary upgrade is not built yet; restart to run a new binary";
-    case SIGWINCH: return "WINCH ignored: draining workers while keeping slots is not built yet";
-    default: return nullptr;
-  }
-}
+constexpr auto kEndWithLink = 5s;      // from closing ctl to the exit that must follow
+constexpr auto kOtherSupervisor = 2s;  // beyond its own stopGrace: what its children need to be collected
 
 }  // namespace
 
@@ -43,6 +36,7 @@ Plan plan_of(const config::Config& config, std::uint32_t cpus) {
   plan.drain_spread = timers.drain_spread;
   plan.tunnel_wait = timers.tunnel_wait;
   plan.probation = timers.probation;
+  plan.broker_move = timers.broker_move;
   plan.max_generations = std::max(config.settings.max_generations, 1u);
   return plan;
 }
@@ -61,6 +55,7 @@ std::string_view name_of(ChildState state) {
 }
 
 std::string Child::name() const {
+  if (supervises()) return "supervisor " + std::to_string(pid);
   if (role == ipc::Role::broker) return "broker b" + std::to_string(gen);
   return "worker g" + std::to_string(gen) + "/" + std::to_string(index);
 }
@@ -75,13 +70,6 @@ const Child* Machine::find(ChildKey key) const {
 }
 Child* Machine::child(ChildKey key) { return const_cast<Child*>(find(key)); }
 
-const Child* Machine::broker() const {
-  for (const auto& [key, one] : children_) {
-    if (one.role == ipc::Role::broker && one.gen == broker_gen_) return &one;
-  }
-  return nullptr;
-}
-
 void Machine::note(log::Level level, std::string text, std::vector<std::pair<std::string, std::string>> fields) {
   emit(action::Note{level, std::move(text), std::move(fields)});
 }
@@ -95,11 +83,15 @@ void Machine::begin(TimePoint now) {
   for (std::uint32_t i = 0; i < plan_.workers; ++i) spawn_worker(current_gen_, i, now);
 }
 
-ChildKey Machine::spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, TimePoint now) {
+ChildKey Machine::next_key() {
   do ++last_key_;
-  while ((last_key_ & 0xFFFF) == 0);
+  while ((last_key_ & 0xFFFF) == 0 || children_.contains(ChildKey{last_key_}));
+  return ChildKey{last_key_};
+}
+
+ChildKey Machine::spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, TimePoint now) {
   Child one;
-  one.key = ChildKey{last_key_};
+  one.key = next_key();
   one.role = role;
   one.gen = gen;
   one.index = index;
@@ -107,23 +99,14 @@ ChildKey Machine::spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, 
   const ChildKey key = one.key;
   children_.emplace(key, one);
   const bool worker = role == ipc::Role::worker;
-  emit(action::Spawn{key, role, gen, worker ? gen : current_gen_, index, worker ? generations_[gen].workers : 0});
+  const bool only_tunnels = worker && apart_ && arrival_ && arrival_->step <= Arrival::Step::moving;
+  emit(action::Spawn{key, role, gen, worker ? gen : current_gen_, index, worker ? generations_[gen].workers : 0,
+                     only_tunnels ? action::Grants::tunnels : action::Grants::all});
   return key;
 }
 
 void Machine::spawn_worker(std::uint64_t gen, std::uint32_t index, TimePoint now) {
-  const ChildKey key = spawn(ipc::Role::worker, gen, index, now);
-  const Child* carrier = broker();
-  if (carrier == nullptr) return;  // it is linked when a broker is there again
-  emit(action::Connect{key, carrier->key, carrier->gen});
-  if (carrier->state == ChildState::active) {
-    emit(action::TellBrokerState{key, carrier->gen, ipc::BrokerPhase::active});
-  }
-}
-
-void Machine::spawn_broker(TimePoint now) {
-  const ChildKey key = spawn(ipc::Role::broker, ++broker_gen_, 0, now);
-  introduce_workers(children_.at(key));
+  link_worker(spawn(ipc::Role::worker, gen, index, now));
 }
 
 void Machine::spawned(ChildKey key, pid_t pid) {
@@ -142,18 +125,28 @@ void Machine::spawn_failed(ChildKey key, std::string_view why, TimePoint now) {
     fail("cannot start " + gone.name() + ": " + std::string(why));
     return;
   }
+  if (gone.role == ipc::Role::successor) {
+    upgrade_failed("cannot start the new program: " + std::string(why), now);
+    return leave_if_empty();
+  }
   if (phase_ == Phase::running && new_in_reload(gone)) {
     reload_failed("cannot start " + gone.name() + ": " + std::string(why), now);
     return;
   }
   note(log::Level::error, "process could not be started", {{"name", gone.name()}, {"reason", std::string(why)}});
+  if (renewal_ && renewal_->fresh == gone.key) {
+    end_renewal(1, "cannot start " + gone.name() + ": " + std::string(why));
+    if (broker() != nullptr) return;
+  }
   // Out of memory or processes: trying again at once would fail at once, without end.
   if (phase_ == Phase::running) respawns_.push_back({now + kAfterSpawnFailure, gone.role, gone.gen, gone.index});
   leave_if_empty();
 }
 
 void Machine::listen_failed(std::string_view why, TimePoint now) {
-  if (reload_) {
+  if (arrival_) {
+    arrival_failed(std::string(why), now);
+  } else if (reload_) {
     reload_failed(std::string(why), now);
   } else {
     fail(std::string(why));
@@ -165,6 +158,8 @@ void Machine::ready(ChildKey key, TimePoint now) {
   if (one == nullptr || one->state != ChildState::starting) return;
   one->state = ChildState::ready;
   one->unanswered = 0;
+  if (one->role == ipc::Role::successor) return successor_ready(now);
+  if (arrival_) return advance_arrival(now);
   if (phase_ == Phase::starting) {
     start_if_complete(now);
   } else if (phase_ == Phase::running) {
@@ -174,7 +169,7 @@ void Machine::ready(ChildKey key, TimePoint now) {
     } else if (new_in_reload(*one) && reload_->step == ReloadStep::readying) {
       advance_reload(now);
     } else {
-      start(*one);
+      start(*one, now);
     }
   }
 }
@@ -187,31 +182,30 @@ void Machine::start_if_complete(TimePoint now) {
   emit(action::Listen{current_gen_, std::nullopt});
   listening_ = true;
   phase_ = Phase::running;
-  for (auto& [key, one] : children_) {
-    if (one.role == ipc::Role::broker) start(one);
-  }
-  for (auto& [key, one] : children_) {
-    if (one.role == ipc::Role::worker) start(one);
-  }
+  for (const ChildKey key : brokers()) start(children_.at(key), now);
+  each_worker(current_gen_, [&](Child& one) { start(one, now); });
   generations_[current_gen_].state = GenerationState::active;
   note(log::Level::info, "started",
        {{"workers", std::to_string(plan_.workers)}, {"generation", std::to_string(current_gen_)}});
-  next_reload(now);
+  next_operation(now);
 }
 
-void Machine::start(Child& one) {
+void Machine::start(Child& one, TimePoint now) {
   one.state = ChildState::active;
   emit(action::Start{one.key, one.gen});
-  if (one.role != ipc::Role::broker) return;
-  for (const auto& [key, worker] : children_) {
-    if (worker.role == ipc::Role::worker) emit(action::TellBrokerState{key, one.gen, ipc::BrokerPhase::active});
-  }
+  if (!arrival_) emit(action::Commit{one.key, one.gen});
+  if (one.role == ipc::Role::broker) succeed(one, now);
 }
 
 void Machine::started(ChildKey key, TimePoint now) {
   Child* one = child(key);
   if (one == nullptr) return;
+  if (one->role == ipc::Role::successor) return successor_started(now);
   note(log::Level::debug, "process serves", {{"name", one->name()}});
+  if (arrival_) {
+    one->awaited = false;
+    return advance_arrival(now);
+  }
   if (!new_in_reload(*one) || reload_->step != ReloadStep::starting) return;
   one->awaited = false;
   advance_reload(now);
@@ -226,58 +220,74 @@ void Machine::paused(ChildKey key, TimePoint now) {
 
 // ---- ends and replacements --------------------------------------------------------------------
 
-void Machine::exited(ChildKey key, const ExitStatus& status, TimePoint now) {
+void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, TimePoint now) {
   const Child* one = find(key);
   if (one == nullptr) return;
   const Child gone = *one;
   children_.erase(key);
-  const std::vector<std::pair<std::string, std::string>> fields = {
-      {"name", gone.name()}, {"pid", std::to_string(gone.pid)}, {"status", status.text()}};
-  if (phase_ == Phase::starting) {
-    fail(gone.name() + " ended with " + status.text() + " before it was ready");
-    return;
+  const std::string how = status ? status->text() : "unknown status: it was adopted";
+  if (gone.supervises()) {
+    note(log::Level::info, "supervisor ended", {{"pid", std::to_string(gone.pid)}, {"status", how}});
+    if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor ended with " + how, now);
+    if (predecessor_ == key) predecessor_gone(now);
+    return leave_if_empty();
   }
-  const bool serving = gone.role == ipc::Role::broker || state_of(gone.gen) != GenerationState::draining;
-  const bool expected = phase_ != Phase::running || gone.state == ChildState::draining || !serving;
-  note(expected ? log::Level::info : log::Level::error, "process ended", fields);
-  if (phase_ == Phase::draining && drain_broker_) {
+  if (phase_ == Phase::starting && !arrival_) return fail(gone.name() + " ended with " + how + " before it was ready");
+  const bool worker = gone.role == ipc::Role::worker;
+  const bool serving = worker ? state_of(gone.gen) != GenerationState::draining : gone.state != ChildState::draining;
+  const bool expected = (phase_ != Phase::running && !arrival_) || gone.state == ChildState::draining || !serving;
+  note(expected ? log::Level::info : log::Level::error, "process ended",
+       {{"name", gone.name()}, {"pid", std::to_string(gone.pid)}, {"status", how}});
+  if (arrival_ && !expected) return arrival_failed(gone.name() + " ended with " + how, now);
+  if (drain_broker_ && (phase_ == Phase::draining || phase_ == Phase::retired)) {
     const bool workers_left =
         std::ranges::any_of(children_, [](const auto& c) { return c.second.role == ipc::Role::worker; });
     if (!workers_left) drain_broker(now);
   }
   if (phase_ == Phase::running && new_in_reload(gone)) {
-    reload_failed(gone.name() + " ended with " + status.text(), now);
+    reload_failed(gone.name() + " ended with " + how, now);
+  } else if (!worker) {
+    broker_ended(gone, now);
   } else if (serving) {
     replace(gone, now);
   }
-  if (gone.role == ipc::Role::worker) forget_if_empty(gone.gen);
+  if (worker) forget_if_empty(gone.gen);
   advance_reload(now);  // one answer less to wait for
   leave_if_empty();
 }
 
 void Machine::replace(const Child& gone, TimePoint now) {
   if (phase_ != Phase::running) return;
+  const bool worker = gone.role == ipc::Role::worker;
   // A paused generation is made whole again if it has to serve once more.
-  if (gone.role == ipc::Role::worker && state_of(gone.gen) != GenerationState::active) return;
-  auto& policy = gone.role == ipc::Role::broker ? broker_exits_ : worker_exits_;
+  if (worker && state_of(gone.gen) != GenerationState::active) return;
+  const auto in_its_place = [&](const auto& c) {
+    return c.second.role == ipc::Role::worker && c.second.gen == gone.gen && c.second.index == gone.index;
+  };
+  if (worker && std::ranges::any_of(children_, in_its_place)) return;
+  auto& policy = worker ? worker_exits_ : broker_exits_;
   const TimePoint due = policy.exited(now);
   if (due > now) {
     const auto pause = std::chrono::duration_cast<milliseconds>(due - now).count();
     note(log::Level::warning, "process keeps ending, waiting before the next start",
          {{"name", gone.name()}, {"pause_ms", std::to_string(pause)}});
     respawns_.push_back({due, gone.role, gone.gen, gone.index});
-    return;
-  }
-  if (gone.role == ipc::Role::broker) {
-    spawn_broker(now);
-  } else {
+  } else if (worker) {
     spawn_worker(gone.gen, gone.index, now);
+  } else {
+    spawn_broker(now);
   }
 }
 
 void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
   Child* one = child(key);
   if (one == nullptr || one->state == ChildState::killed) return;
+  if (one->supervises()) {
+    const std::string reason = why.empty() ? "closed the link" : "broke the protocol: " + std::string(why);
+    if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor " + reason, now);
+    if (predecessor_ == key) predecessor_gone(now);
+    return;
+  }
   if (why.empty()) {  // a child that ends closes its end first: its exit follows and says how
     if (!one->kill) one->kill = now + kEndWithLink;
     return;
@@ -299,6 +309,8 @@ void Machine::fail(std::string text) {
 }
 
 void Machine::kill(Child& one, int signal) {
+  // KILL would orphan the children of the predecessor: a second TERM makes it kill them.
+  if (one.role == ipc::Role::supervisor) signal = SIGTERM;
   if (signal != SIGABRT && signal != SIGTERM) one.state = ChildState::killed;
   emit(action::Kill{one.key, signal});
 }
@@ -308,7 +320,10 @@ void Machine::kill_all() {
 }
 
 void Machine::leave_if_empty() {
-  if (!children_.empty() || phase_ == Phase::running || phase_ == Phase::starting || phase_ == Phase::done) return;
+  // A successor in charge goes on without us.
+  const bool waiting = std::ranges::any_of(
+      children_, [&](const auto& c) { return phase_ != Phase::retired || c.second.role != ipc::Role::successor; });
+  if (waiting || phase_ == Phase::running || phase_ == Phase::starting || phase_ == Phase::done) return;
   phase_ = Phase::done;
   note(log::Level::info, "stopped");
   emit(action::Exit{exit_code_, failure_});
@@ -317,15 +332,13 @@ void Machine::leave_if_empty() {
 // ---- stop -------------------------------------------------------------------------------------
 
 void Machine::signal(int number, bool on_terminal, TimePoint now) {
-  if (const char* text = unbuilt(number)) {
-    note(log::Level::warning, text);
-    return;
-  }
   switch (number) {
     case SIGHUP: reload(now); return;
     case SIGUSR1: emit(action::ReopenLogs{}); return;
     case SIGTTIN: resize(1, now); return;
     case SIGTTOU: resize(-1, now); return;
+    case SIGUSR2: upgrade(now); return;
+    case SIGWINCH: maintain(now); return;
     default: break;
   }
   const bool fast = number == SIGTERM || (number == SIGINT && on_terminal);
@@ -337,7 +350,7 @@ void Machine::signal(int number, bool on_terminal, TimePoint now) {
       stop_fast(now);
     }
   } else if (number == SIGINT || number == SIGQUIT) {
-    if (phase_ == Phase::starting) {
+    if (phase_ == Phase::starting || arrival_) {
       stop_fast(now);  // nothing is served yet
     } else if (phase_ == Phase::running) {
       stop_gracefully(now);
@@ -349,6 +362,7 @@ void Machine::drain(Child& one, milliseconds deadline, milliseconds jitter, Time
   if (one.state == ChildState::killed) return;
   const bool again = one.state == ChildState::draining;
   one.state = ChildState::draining;
+  one.leave_by.reset();
   emit(action::Drain{one.key, deadline, jitter});
   const TimePoint terminate = now + deadline + plan_.stop_grace;
   one.terminate = again && one.terminate ? std::min(*one.terminate, terminate) : terminate;
@@ -356,11 +370,18 @@ void Machine::drain(Child& one, milliseconds deadline, milliseconds jitter, Time
 
 void Machine::stop_fast(TimePoint now) {
   note(log::Level::info, "stopping", {{"grace_ms", std::to_string(plan_.stop_grace.count())}});
+  const bool retired = phase_ == Phase::retired;
+  leave_predecessor();
+  cancel_operations();
   phase_ = Phase::stopping;
   respawns_.clear();
-  cancel_reload();
   emit(action::CloseSlots{});
+  if (retired) std::erase_if(children_, [](const auto& c) { return c.second.role == ipc::Role::successor; });
   for (auto& [key, one] : children_) {
+    if (one.supervises()) {
+      stop_supervisor(one, now);
+      continue;
+    }
     drain(one, std::max(plan_.stop_grace, milliseconds(1)), milliseconds(0), now);
     one.terminate.reset();
     one.kill = now + plan_.stop_grace + kKillSlack;
@@ -368,10 +389,20 @@ void Machine::stop_fast(TimePoint now) {
   leave_if_empty();
 }
 
+/// It ends its own children as we do ours.
+void Machine::stop_supervisor(Child& other, TimePoint now) {
+  other.state = ChildState::draining;
+  emit(action::Kill{other.key, SIGTERM});
+  other.kill = now + plan_.stop_grace + kOtherSupervisor;
+}
+
 void Machine::stop_gracefully(TimePoint now) {
   note(log::Level::info, "stopping gracefully: connections may finish");
   respawns_.clear();
-  cancel_reload();
+  cancel_operations();
+  for (auto& [key, one] : children_) {
+    if (one.role == ipc::Role::successor) stop_supervisor(one, now);  // an upgrade is cancelled first
+  }
   if (plan_.workers == 0 || !listening_) {
     drain_workers(now);
     return;
@@ -391,7 +422,7 @@ void Machine::drain_workers(TimePoint now) {
     drain(one, plan_.hard_stop_workers, plan_.drain_spread, now);
   }
   emit(action::CloseSlots{});
-  if (const Child* escrow = broker()) emit(action::RevokeSlots{escrow->key});  // or it would keep them listening
+  for (const ChildKey key : brokers()) emit(action::RevokeSlots{key});  // or they would keep them listening
   for (auto& [gen, generation] : generations_) generation.state = GenerationState::draining;
   // The broker still has to answer offers under way: TAKE or REFUSE comes within tunnelWait.
   drain_broker_ = now + plan_.tunnel_wait + 1s;
@@ -401,9 +432,7 @@ void Machine::drain_workers(TimePoint now) {
 
 void Machine::drain_broker(TimePoint now) {
   drain_broker_.reset();
-  for (auto& [key, one] : children_) {
-    if (one.role == ipc::Role::broker) drain(one, plan_.hard_stop_broker, plan_.drain_spread, now);
-  }
+  for (const ChildKey key : brokers()) drain(children_.at(key), plan_.hard_stop_broker, plan_.drain_spread, now);
 }
 
 void Machine::drained(ChildKey key, const ipc::Drained& left) {
@@ -428,16 +457,18 @@ void Machine::pong(ChildKey key, const ipc::Pong& pong, TimePoint now) {
        {{"name", one->name()}, {"lag_ms", std::to_string(pong.loop_lag_us / 1000)}});
   kill(*one, SIGABRT);
   one->kill = now + kAfterAbort;
+  if (arrival_) return arrival_failed(one->name() + " hangs", now);
   if (new_in_reload(*one)) reload_failed(one->name() + " hangs", now);
 }
 
 void Machine::watch(Child& one, TimePoint now) {
-  if (one.state == ChildState::starting || one.state == ChildState::killed) return;
+  if (one.supervises() || one.state == ChildState::starting || one.state == ChildState::killed) return;
   if (one.unanswered >= kUnansweredPings && !one.kill) {
     note(log::Level::error, "process hangs",
          {{"name", one.name()}, {"unanswered_pings", std::to_string(one.unanswered)}});
     kill(one, SIGABRT);
     one.kill = now + kAfterAbort;
+    if (arrival_) return arrival_failed(one.name() + " hangs", now);
     if (new_in_reload(one)) reload_failed(one.name() + " hangs", now);
     return;
   }
@@ -455,6 +486,11 @@ void Machine::tick(TimePoint now) {
       kill(one, SIGTERM);
       if (!one.kill) one.kill = now + kAfterTerminate;
     }
+    if (one.leave_by && now >= *one.leave_by) {
+      note(log::Level::warning, "replaced broker has its hard stop now",
+           {{"name", one.name()}, {"connections", std::to_string(one.connections)}});
+      drain(one, std::max(plan_.stop_grace, milliseconds(1)), milliseconds(0), now);
+    }
     if (one.kill && now >= *one.kill) {
       one.kill.reset();
       kill(one, SIGKILL);
@@ -462,7 +498,11 @@ void Machine::tick(TimePoint now) {
   }
   for (auto& [key, one] : children_) {
     const Plan& plan = new_in_reload(one) ? reload_->plan : plan_;
-    if (one.state != ChildState::starting || now - one.spawned < plan.ready) continue;
+    if (one.supervises() || one.state != ChildState::starting || now - one.spawned < plan.ready) continue;
+    if (arrival_) {
+      arrival_failed(one.name() + " was not ready within " + std::to_string(plan_.ready.count()) + " ms", now);
+      break;
+    }
     if (phase_ == Phase::starting) {
       fail(one.name() + " was not ready within " + std::to_string(plan_.ready.count()) + " ms");
       return;
@@ -478,6 +518,9 @@ void Machine::tick(TimePoint now) {
     next_ping_ = now + kPingEvery;
     for (auto& [key, one] : children_) watch(one, now);
   }
+  ask_live(now);
+  on_arrival_tick(now);
+  on_upgrade_tick(now);
   on_reload_tick(now);
   if (retired_ && now >= *retired_) drain_workers(now);
   if (drain_broker_ && now >= *drain_broker_) drain_broker(now);
@@ -504,12 +547,16 @@ std::optional<TimePoint> Machine::next_tick() const {
   };
   earlier(retired_);
   earlier(drain_broker_);
+  earlier(next_live_);
+  if (upgrade_) earlier(upgrade_->deadline);
+  if (arrival_) earlier(arrival_->deadline);
   if (reload_) earlier(reload_->deadline);
   for (const auto& one : respawns_) earlier(one.due);
   for (const auto& [key, one] : children_) {
     earlier(one.terminate);
     earlier(one.kill);
-    if (one.state == ChildState::starting) {
+    earlier(one.leave_by);
+    if (one.state == ChildState::starting && !one.supervises()) {
       earlier(one.spawned + (new_in_reload(one) ? reload_->plan.ready : plan_.ready));
     }
   }

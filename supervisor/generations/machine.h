@@ -1,6 +1,7 @@
 // The life of all children as one state machine without IO: events in, actions out, time as an argument.
-// Start-up, respawn, broker replacement after a crash, watchdog, stop (machine.cc), reload and resize (reload.cc).
-// spec/processes.md 9, 10, 12.
+// Start-up, respawn, watchdog, stop (machine.cc), reload and resize (reload.cc), brokers and their succession
+// (brokers.cc), binary upgrade seen from the old supervisor (upgrade.cc) and from the new one (arrival.cc), orphans of
+// a supervisor that died (adoption.cc). spec/processes.md 9, 10, 12.
 //
 //   starting --all READY: Listen, START--> running --QUIT--> retiring --1 s--> draining --no child left--> Exit(0)
 //      | a child ends or is late              |  TERM (from everywhere)                      |
@@ -21,6 +22,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,6 +48,7 @@ struct Plan {
   milliseconds drain_spread{10'000};
   milliseconds tunnel_wait{5'000};
   milliseconds probation{10'000};
+  milliseconds broker_move{60'000};
   std::uint32_t max_generations = 4;  // of workers, the current one included
 };
 /// `cpus`: how many this process may run on, for "auto".
@@ -65,14 +68,18 @@ struct Child {
   std::uint32_t connections = 0;  // from the last PONG
   std::uint32_t fds_free = 0;
 
-  /// "worker g1/0", "broker b1": in `ps`, logs and status.
+  /// "worker g1/0", "broker b1", "supervisor 4711": in `ps`, logs and status.
   std::string name() const;
+  /// Another supervisor: of an upgrade that is under way or was done.
+  bool supervises() const { return role == ipc::Role::supervisor || role == ipc::Role::successor; }
 
  private:
   friend class Machine;
   TimePoint spawned{};
   unsigned unanswered = 0;             // PINGs
+  unsigned link_faults = 0;            // links closed because an end broke the protocol
   bool awaited = false;                // STARTED or PAUSED is due
+  std::optional<TimePoint> leave_by;   // a replaced broker: its hard stop
   std::optional<TimePoint> terminate;  // TERM then: a drained child that outstays its hard stop
   std::optional<TimePoint> kill;       // KILL then
 };
@@ -94,21 +101,99 @@ struct Reload {
   ReloadStep step = ReloadStep::loading;
   Plan plan;
   bool removes = false;
-  bool prepared = false;  // the broker there is has said OK
   std::optional<TimePoint> deadline;
-  std::optional<ChildKey> asked;  // the broker that got COMMIT
-  std::uint64_t previous = 0;     // from committing on
+  std::set<ChildKey> asked;    // whose answer to PREPARE or COMMIT is due
+  std::string renew;           // what needs another broker process, which is to be had afterwards
+  std::string problem;         // what the newest broker said to COMMIT
+  std::uint64_t previous = 0;  // from committing on
   Plan previous_plan;
+};
+
+/// A broker that is to be replaced on purpose (spec/processes.md 9.3).
+struct Renewal {
+  std::string why;
+  std::vector<std::uint64_t> tickets;
+  std::optional<ChildKey> fresh;  // absent: not started yet
+};
+
+/// An upgrade seen from the old supervisor (spec/processes.md 9.2).
+struct Upgrade {
+  enum class Step : std::uint8_t {
+    readying,   // READY is due
+    starting,   // STARTED
+    probation,  // COMMIT
+  };
+  ChildKey successor;
+  std::uint64_t ticket = 0;
+  Step step = Step::readying;
+  TimePoint deadline{};
+  bool apart = false;          // no links across: another protocol, or a configuration our brokers cannot read
+  std::uint64_t config = 0;    // of its CONFIG_UPDATE
+  std::set<ChildKey> asked;    // brokers whose answer to that is due
+  ipc::ConfigUpdate answer{};  // to it, so far
+  std::string text;
+};
+
+/// The same seen from the new one, until it is in charge.
+struct Arrival {
+  enum class Step : std::uint8_t {
+    preparing,  // the old brokers' answer to PREPARE
+    readying,   // READY of our children
+    waiting,    // START
+    starting,   // STARTED of our workers
+    retiring,   // addresses that are not wanted any more let nobody in
+    moving,     // apart: until our broker has tunnels
+    probation,
+  };
+  ChildKey predecessor;
+  Step step = Step::preparing;
+  std::optional<TimePoint> deadline;
+  bool removes = false;
+};
+
+/// What the new supervisor knows of the old one from the start.
+struct Predecessor {
+  pid_t pid = 0;
+  std::uint64_t gen = 0;               // the highest number it has used for anything
+  bool apart = false;                  // another protocol number
+  std::vector<std::uint64_t> brokers;  // generations that serve
+  std::vector<std::string> portals;    // of the configuration, as brokers name them: "TAG DOMAIN"
+  bool removes = false;                // it listens on an address that the configuration does not have
+};
+
+/// Numbers that were used: never again, since ids of offers carry them.
+struct Numbers {
+  std::uint32_t key = 0;
+  std::uint64_t gen = 0;
+  std::uint64_t broker = 0;
+};
+
+/// A process that outlived its supervisor and has answered ADOPT.
+struct Orphan {
+  ChildKey key;
+  ipc::Role role{};
+  std::uint64_t gen = 0;
+  std::uint32_t index = 0;
+  pid_t pid = 0;
+  std::uint32_t connections = 0;
+  bool serves = false;  // it has slots: it was not told to leave
 };
 
 class Machine {
  public:
-  enum class Phase : std::uint8_t { starting, running, retiring, draining, stopping, failing, done };
+  enum class Phase : std::uint8_t { starting, running, retiring, draining, stopping, failing, retired, done };
 
   explicit Machine(Plan plan);
 
-  /// First event. Broker first, then the workers, each linked to it.
+  // ---- the first event: one of these
+  /// Broker first, then the workers, each linked to it.
   void begin(TimePoint now);
+  /// As the new supervisor of an upgrade.
+  void begin_after(const Predecessor& predecessor, TimePoint now);
+  /// Over processes that lost their supervisor; then an ordinary reload replaces them (9.4). `current`: the generation
+  /// that decided; `plan` (of the constructor) is its plan.
+  void begin_over(const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used, TimePoint now);
+
   void spawned(ChildKey child, pid_t pid);
   void spawn_failed(ChildKey child, std::string_view why, TimePoint now);
   void listen_failed(std::string_view why, TimePoint now);
@@ -119,19 +204,40 @@ class Machine {
   void drained(ChildKey child, const ipc::Drained& left);
   /// The ctl link ended (`why` empty) or carried a bad message while the process lives: it is ended.
   void link_lost(ChildKey child, std::string_view why, TimePoint now);
-  void exited(ChildKey child, const ExitStatus& status, TimePoint now);
+  /// `status` absent: it was not our child, nobody knows how it ended.
+  void exited(ChildKey child, const std::optional<ExitStatus>& status, TimePoint now);
   /// A signal of section 10; `on_terminal` decides what INT means.
   void signal(int number, bool on_terminal, TimePoint now);
 
   /// Reads the configuration afresh and moves to it; while another reload runs (probation included): after that.
-  /// Returns the ticket that action::ReloadDone will carry.
+  /// Returns the ticket that action::OperationDone will carry.
   std::uint64_t reload(TimePoint now);
   /// The configuration was accepted; `removes`: some address of the one in force is not in it.
   void loaded(std::uint64_t config, const Plan& plan, bool removes, TimePoint now);
   /// It was not; `exit` is what the command that asked ends with.
   void refused(std::uint64_t config, int exit, std::string_view why, TimePoint now);
-  /// The broker's CONFIG_UPDATE_RESULT.
+  /// The broker's CONFIG_UPDATE_RESULT, or the predecessor's.
   void updated(ChildKey broker, const ipc::ConfigUpdate& result, std::string_view text, TimePoint now);
+
+  // ---- brokers
+  /// Another broker takes the place of the one there is; nothing is lost. Returns a ticket.
+  std::uint64_t renew_broker(std::string why, TimePoint now);
+  /// A worker's link was closed because one end broke the protocol: it gets another one.
+  void link_faulted(ChildKey worker, std::uint32_t broker_gen, TimePoint now);
+  /// Portals ("TAG DOMAIN") for which this broker has a tunnel: the answer to AskLive.
+  void live(ChildKey broker, const std::vector<std::string>& portals, TimePoint now);
+
+  // ---- upgrade, the old one: what the successor says
+  /// Starts it; after a reload that is under way. Returns a ticket.
+  std::uint64_t upgrade(TimePoint now);
+  /// Its HELLO. With another protocol there will be no links across.
+  void successor_greets(ChildKey successor, bool same_protocol);
+  void successor_update(ChildKey successor, const ipc::ConfigUpdate& update, TimePoint now);
+  void successor_committed(ChildKey successor, TimePoint now);
+  // ---- upgrade, the new one: what the predecessor says
+  void predecessor_start(TimePoint now);
+  /// One of its brokers came or went (`state` dead).
+  void predecessor_broker(std::uint64_t broker_gen, ipc::BrokerPhase state, TimePoint now);
 
   void tick(TimePoint now);
   /// When tick() is wanted next.
@@ -144,12 +250,19 @@ class Machine {
   const std::map<ChildKey, Child>& children() const { return children_; }
   /// Of the configuration that decides.
   std::uint64_t generation() const { return current_gen_; }
-  /// What a reload is doing: "idle", "loading", … "probation".
-  std::string_view reload_step() const;
+  Numbers used() const { return {last_key_, last_gen_, broker_gen_}; }
+  /// The newest broker that is not being killed. Null: none.
+  const Child* broker() const;
+  /// A replaced broker that serves until it is empty.
+  static bool leaving(const Child& child) { return child.leave_by.has_value(); }
+  /// What is going on: "idle", "loading", … "probation", "upgrade", "arrival".
+  std::string_view operation() const;
   /// From the first step to the answer: probation is not counted.
-  bool reloading() const { return reload_ && reload_->step < ReloadStep::probation; }
+  bool reloading() const { return (reload_ && reload_->step < ReloadStep::probation) || upgrade_; }
   /// How the last reload went: "" before the first, "ok", or why not.
   const std::string& last_reload() const { return last_reload_; }
+  /// Until COMMIT another supervisor is in charge.
+  bool in_charge() const { return !arrival_; }
 
  private:
   /// `starting` until its workers are told to serve, then `active` (also in probation); `paused`: the one a reload is
@@ -170,28 +283,51 @@ class Machine {
   Child* child(ChildKey key);
   void emit(Action action) { actions_.push_back(std::move(action)); }
   void note(log::Level level, std::string text, std::vector<std::pair<std::string, std::string>> fields = {});
+  ChildKey next_key();
   void spawn_worker(std::uint64_t gen, std::uint32_t index, TimePoint now);
-  void spawn_broker(TimePoint now);
   ChildKey spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, TimePoint now);
-  const Child* broker() const;
-  void start(Child& one);
+  void start(Child& one, TimePoint now);
   void start_if_complete(TimePoint now);
   bool new_in_reload(const Child& one) const {
     return reload_ && one.role == ipc::Role::worker && one.gen == reload_->gen;
   }
+  template <class Do>
+  void each_worker(std::uint64_t gen, Do what) {
+    for (auto& [key, one] : children_) {
+      if (one.role == ipc::Role::worker && one.gen == gen) what(one);
+    }
+  }
+  /// Reload, upgrade and the rest happen one at a time.
+  void next_operation(TimePoint now);
+  bool busy() const { return reload_ || upgrade_ || arrival_; }
+  void finish(std::uint64_t ticket, int exit, std::string text = {}) {
+    emit(action::OperationDone{ticket, exit, std::move(text)});
+  }
+  // brokers.cc
+  ChildKey spawn_broker(TimePoint now);
+  std::vector<ChildKey> brokers() const;
+  /// Who has to know the configurations of our workers: our brokers, and the old supervisor for its own.
+  std::vector<ChildKey> carriers() const;
+  void link_worker(ChildKey worker);
+  void introduce_workers(const Child& carrier);
+  void succeed(Child& fresh, TimePoint now);
+  void replace_by(Child& old, TimePoint now);
+  void broker_ended(const Child& gone, TimePoint now);
+  void begin_renewal(TimePoint now);
+  void end_renewal(int exit, const std::string& text);
+  void ask_live(TimePoint now);
   // reload.cc
   GenerationState state_of(std::uint64_t gen) const;
-  void begin_reload(std::optional<std::uint32_t> workers, TimePoint now);
+  void begin_reload(std::optional<std::uint32_t> workers, std::uint64_t ticket, TimePoint now);
   void resize(int by, TimePoint now);
-  void next_reload(TimePoint now);
-  void prepare_broker(const Child& carrier);
-  void introduce_workers(const Child& carrier);
+  void prepare(const std::vector<ChildKey>& who);
   void serve_new(TimePoint now);
   bool awaiting(std::uint64_t gen) const;
   void advance_reload(TimePoint now);
   void pause_old(TimePoint now);
+  void pause(std::uint64_t gen);
   void commit(TimePoint now);
-  void committed(std::string_view problem, TimePoint now);
+  void committed(TimePoint now);
   void pass_probation(TimePoint now);
   void reload_failed(std::string why, TimePoint now);
   void reject(int exit, std::string why, TimePoint now);
@@ -201,9 +337,27 @@ class Machine {
   void stop_generation(std::uint64_t gen, TimePoint now);
   void limit_generations(TimePoint now);
   void forget_if_empty(std::uint64_t gen);
-  void cancel_reload();
+  void cancel_operations();
   void on_reload_tick(TimePoint now);
   std::optional<ChildKey> escrow() const;
+  // upgrade.cc
+  void begin_upgrade(std::uint64_t ticket, TimePoint now);
+  void successor_ready(TimePoint now);
+  void successor_started(TimePoint now);
+  void answer_successor();
+  void upgrade_failed(std::string why, TimePoint now);
+  void hand_over(TimePoint now);
+  void on_upgrade_tick(TimePoint now);
+  void maintain(TimePoint now);
+  // arrival.cc
+  void advance_arrival(TimePoint now);
+  void spawn_arrivals(TimePoint now);
+  void arrival_failed(const std::string& why, TimePoint now);
+  void take_over(TimePoint now);
+  void predecessor_gone(TimePoint now);
+  void leave_predecessor();
+  void on_arrival_tick(TimePoint now);
+
   void replace(const Child& gone, TimePoint now);
   void fail(std::string text);
   void kill(Child& one, int signal);
@@ -212,6 +366,7 @@ class Machine {
   void drain_workers(TimePoint now);
   void drain_broker(TimePoint now);
   void drain(Child& one, milliseconds deadline, milliseconds jitter, TimePoint now);
+  void stop_supervisor(Child& other, TimePoint now);
   void kill_all();
   void leave_if_empty();
   void watch(Child& one, TimePoint now);
@@ -224,8 +379,16 @@ class Machine {
   std::uint64_t current_gen_ = 1;
   std::uint64_t last_gen_ = 1;  // never used twice: it is part of every hid
   std::optional<Reload> reload_;
+  std::optional<Renewal> renewal_;
+  std::optional<Upgrade> upgrade_;
+  std::optional<Arrival> arrival_;
+  std::optional<ChildKey> predecessor_;          // it lives
+  std::set<std::uint64_t> predecessor_brokers_;  // to which our workers are linked
+  std::vector<std::string> portals_to_move_;     // apart: which our broker has no tunnel for yet
+  bool apart_ = false;
   std::uint64_t next_ticket_ = 1;
-  bool again_ = false;
+  std::optional<std::uint64_t> again_;  // its ticket
+  std::optional<std::uint64_t> upgrade_again_;
   int resize_by_ = 0;  // TTIN and TTOU that came during a reload
   std::string last_reload_;
   std::uint64_t broker_gen_ = 0;
@@ -236,6 +399,7 @@ class Machine {
   RespawnPolicy worker_exits_;
   RespawnPolicy broker_exits_;
   TimePoint next_ping_{};
+  std::optional<TimePoint> next_live_;     // an older broker leaves: ask the newest one then
   std::optional<TimePoint> retired_;       // phase retiring: DRAIN the workers then
   std::optional<TimePoint> drain_broker_;  // phase draining: DRAIN the broker then, or when the workers are gone
   std::vector<Action> actions_;

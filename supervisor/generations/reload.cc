@@ -23,8 +23,10 @@ std::string first_line(const std::string& text) {
 
 }  // namespace
 
-std::string_view Machine::reload_step() const {
-  if (!reload_) return "idle";
+std::string_view Machine::operation() const {
+  if (arrival_) return "arrival";
+  if (upgrade_) return upgrade_->step == Upgrade::Step::probation ? "upgrade in probation" : "upgrade";
+  if (!reload_) return renewal_ ? "broker" : "idle";
   switch (reload_->step) {
     case ReloadStep::loading: return "loading";
     case ReloadStep::preparing: return "preparing";
@@ -51,15 +53,20 @@ Machine::GenerationState Machine::state_of(std::uint64_t gen) const {
 // ---- asked ------------------------------------------------------------------------------------
 
 std::uint64_t Machine::reload(TimePoint now) {
-  const std::uint64_t ticket = next_ticket_;
-  if (phase_ == Phase::starting || reload_) {
-    again_ = true;  // one bit: the file is read after this reload, however often one asks
-    return ticket;
+  if (upgrade_ || arrival_ || phase_ == Phase::retired) {
+    note(log::Level::warning, "reload refused: the binary is being replaced");
+    finish(next_ticket_, 1, "the binary is being replaced; try again afterwards");
+    return next_ticket_++;
   }
+  if (phase_ == Phase::starting || reload_) {
+    if (!again_) again_ = next_ticket_++;  // one bit: the file is read after this reload, however often one asks
+    return *again_;
+  }
+  const std::uint64_t ticket = next_ticket_++;
   if (phase_ == Phase::running) {
-    begin_reload(std::nullopt, now);
+    begin_reload(std::nullopt, ticket, now);
   } else {
-    emit(action::ReloadDone{next_ticket_++, 1, "the service is stopping"});
+    finish(ticket, 1, "the service is stopping");
   }
   return ticket;
 }
@@ -72,29 +79,27 @@ void Machine::resize(int by, TimePoint now) {
   }
   const int limit = static_cast<int>(kMaxWorkers);
   resize_by_ = std::clamp(resize_by_ + by, -limit, limit);
-  next_reload(now);
+  next_operation(now);
 }
 
-void Machine::next_reload(TimePoint now) {
-  if (phase_ != Phase::running || reload_) return;
-  if (std::exchange(again_, false)) {
-    begin_reload(std::nullopt, now);
-    return;
-  }
+void Machine::next_operation(TimePoint now) {
+  if (phase_ != Phase::running || busy()) return;
+  if (const auto ticket = std::exchange(upgrade_again_, std::nullopt)) return begin_upgrade(*ticket, now);
+  if (const auto ticket = std::exchange(again_, std::nullopt)) return begin_reload(std::nullopt, *ticket, now);
   const int by = std::exchange(resize_by_, 0);
-  if (by == 0) return;
   const int wanted = std::clamp(static_cast<int>(plan_.workers) + by, 1, static_cast<int>(kMaxWorkers));
-  if (wanted == static_cast<int>(plan_.workers)) {
-    note(log::Level::warning, "the number of workers stays", {{"workers", std::to_string(wanted)}});
-  } else {
-    begin_reload(static_cast<std::uint32_t>(wanted), now);
+  if (by == 0) return begin_renewal(now);
+  if (wanted != static_cast<int>(plan_.workers)) {
+    return begin_reload(static_cast<std::uint32_t>(wanted), next_ticket_++, now);
   }
+  note(log::Level::warning, "the number of workers stays", {{"workers", std::to_string(wanted)}});
+  begin_renewal(now);
 }
 
-void Machine::begin_reload(std::optional<std::uint32_t> workers, TimePoint) {
+void Machine::begin_reload(std::optional<std::uint32_t> workers, std::uint64_t ticket, TimePoint) {
   reload_.emplace();
   reload_->gen = ++last_gen_;
-  reload_->ticket = next_ticket_++;
+  reload_->ticket = ticket;
   note(log::Level::info, workers ? "changing the number of workers" : "reloading",
        {{"generation", std::to_string(reload_->gen)}});
   emit(action::Load{reload_->gen, workers});
@@ -112,54 +117,48 @@ void Machine::loaded(std::uint64_t config, const Plan& plan, bool removes, TimeP
   reload_->step = ReloadStep::preparing;
   reload_->deadline = now + kAnswerTime;
   generations_[config] = {GenerationState::starting, plan.workers};
-  if (const Child* carrier = broker()) prepare_broker(*carrier);  // none: see introduce_workers()
+  prepare(carriers());  // a broker that comes later: see introduce_workers()
 }
 
-void Machine::prepare_broker(const Child& carrier) {
-  reload_->prepared = false;
-  emit(action::UpdateBroker{carrier.key, ipc::UpdatePhase::prepare, reload_->gen});
-}
-
-/// Links of a broker that has just been spawned. It knows the configuration that decides; others it has to know before
-/// the links of their workers come, because ids in offers are those of the sender's configuration.
-void Machine::introduce_workers(const Child& carrier) {
-  const bool reloading = reload_ && reload_->step > ReloadStep::loading && reload_->step < ReloadStep::committing;
-  const auto link = [&](std::uint64_t gen) {
-    bool any = false;
-    for (const auto& [key, one] : children_) {
-      if (one.role != ipc::Role::worker || one.gen != gen) continue;
-      if (!std::exchange(any, true) && gen != current_gen_ && !(reloading && gen == reload_->gen)) {
-        emit(action::UpdateBroker{carrier.key, ipc::UpdatePhase::prepare, gen});
-      }
-      emit(action::Connect{key, carrier.key, carrier.gen});
-    }
-    return any;
-  };
-  for (const auto& [gen, generation] : generations_) {
-    if (gen == current_gen_ || (reloading && gen == reload_->gen)) continue;
-    if (link(gen)) emit(action::UpdateBroker{carrier.key, ipc::UpdatePhase::abort, gen});  // its links keep it
+void Machine::prepare(const std::vector<ChildKey>& who) {
+  for (const ChildKey key : who) {
+    reload_->asked.insert(key);
+    emit(action::UpdateBroker{key, ipc::UpdatePhase::prepare, reload_->gen});
   }
-  link(current_gen_);
-  if (!reloading) return;
-  prepare_broker(carrier);
-  link(reload_->gen);
 }
 
 void Machine::updated(ChildKey key, const ipc::ConfigUpdate& result, std::string_view text, TimePoint now) {
-  const Child* carrier = broker();
-  const bool ours = reload_ && result.gen == reload_->gen && carrier != nullptr && carrier->key == key;
   const std::string problem =
       result.code == 0 ? "" : (text.empty() ? "code " + std::to_string(result.code) : std::string(text));
-  if (ours && result.phase == ipc::UpdatePhase::prepare && reload_->step < ReloadStep::committing) {
-    if (result.code == 0) {
-      reload_->prepared = true;
-      advance_reload(now);
-    } else {
-      reject(1, (result.code == 1 ? "this change needs a restart: " : "the broker refuses it: ") + problem, now);
+  if (upgrade_ && result.gen == upgrade_->config && upgrade_->asked.erase(key) > 0) {
+    if (result.code > upgrade_->answer.code) {
+      upgrade_->answer.code = result.code;
+      upgrade_->text = problem;
     }
+    return answer_successor();
+  }
+  if (arrival_ && predecessor_ == key && arrival_->step == Arrival::Step::preparing) {
+    apart_ = result.code > 1;
+    if (apart_)
+      note(log::Level::warning, "the running broker cannot use the new configuration: no links to it",
+           {{"reason", problem}});
+    return spawn_arrivals(now);
+  }
+  const bool ours = reload_ && result.gen == reload_->gen && reload_->asked.contains(key);
+  const bool newest = broker() != nullptr && broker()->key == key;
+  if (ours && result.phase == ipc::UpdatePhase::prepare && reload_->step < ReloadStep::committing) {
+    reload_->asked.erase(key);
+    if (result.code > 1 && newest) return reject(1, "the broker refuses it: " + problem, now);
+    if (result.code == 1 && newest) reload_->renew = problem;
+    if (result.code > 1) {
+      note(log::Level::error, "a replaced broker could not follow", {{"reason", problem}});
+    }
+    advance_reload(now);
   } else if (ours && result.phase == ipc::UpdatePhase::commit && reload_->step == ReloadStep::committing) {
-    committed(problem, now);
-  } else if (!problem.empty()) {
+    reload_->asked.erase(key);
+    if (newest) reload_->problem = problem;
+    advance_reload(now);
+  } else if (result.code > 1) {
     note(log::Level::error, "the broker could not follow",
          {{"configuration", std::to_string(result.gen)}, {"reason", problem}});
   }
@@ -182,7 +181,7 @@ void Machine::advance_reload(TimePoint now) {
   const Child* carrier = broker();
   switch (reload_->step) {
     case ReloadStep::preparing:
-      if (!reload_->prepared) return;
+      if (carrier == nullptr || !reload_->asked.empty()) return;
       reload_->step = ReloadStep::readying;
       reload_->deadline.reset();  // each has its own from its start
       for (std::uint32_t i = 0; i < reload_->plan.workers; ++i) spawn_worker(reload_->gen, i, now);
@@ -199,10 +198,10 @@ void Machine::advance_reload(TimePoint now) {
       emit(action::RetireRemoved{reload_->gen});
       return;
     case ReloadStep::pausing:
-      if (!awaiting(current_gen_) && (carrier == nullptr || reload_->prepared)) commit(now);
+      if (!awaiting(current_gen_) && reload_->asked.empty()) commit(now);
       return;
     case ReloadStep::committing:
-      if (carrier == nullptr || carrier->key != reload_->asked) committed("", now);  // its successor knows no other
+      if (reload_->asked.empty()) committed(now);  // the successor of one that ended knows no other configuration
       return;
     default: return;
   }
@@ -215,7 +214,7 @@ void Machine::serve_new(TimePoint now) {
   emit(action::Listen{reload_->gen, escrow()});
   for (auto& [key, one] : children_) {
     if (!new_in_reload(one)) continue;
-    start(one);
+    start(one, now);
     one.state = ChildState::probation;
     one.awaited = true;
   }
@@ -225,14 +224,20 @@ void Machine::serve_new(TimePoint now) {
 void Machine::pause_old(TimePoint now) {
   reload_->step = ReloadStep::pausing;
   reload_->deadline = now + kAnswerTime;
-  generations_[current_gen_].state = GenerationState::paused;
-  for (auto& [key, one] : children_) {
-    if (one.role != ipc::Role::worker || one.gen != current_gen_ || one.state != ChildState::active) continue;
+  pause(current_gen_);
+  advance_reload(now);
+}
+
+void Machine::pause(std::uint64_t gen) {
+  auto& state = generations_[gen].state;
+  if (state == GenerationState::draining) return;  // maintenance
+  state = GenerationState::paused;
+  each_worker(gen, [&](Child& one) {
+    if (one.state != ChildState::active) return;
     one.state = ChildState::paused;
     one.awaited = true;
-    emit(action::Pause{key, one.gen});
-  }
-  advance_reload(now);
+    emit(action::Pause{one.key, one.gen});
+  });
 }
 
 void Machine::commit(TimePoint now) {
@@ -243,23 +248,26 @@ void Machine::commit(TimePoint now) {
   worker_exits_.first(plan_.respawn_backoff);
   broker_exits_.first(plan_.respawn_backoff);
   emit(action::Decide{current_gen_});
-  reload_->asked = escrow();
-  if (reload_->asked) emit(action::UpdateBroker{*reload_->asked, ipc::UpdatePhase::commit, current_gen_});
+  for (const ChildKey key : carriers()) {
+    reload_->asked.insert(key);
+    emit(action::UpdateBroker{key, ipc::UpdatePhase::commit, current_gen_});
+  }
   advance_reload(now);
 }
 
-void Machine::committed(std::string_view problem, TimePoint now) {
+void Machine::committed(TimePoint now) {
+  const std::string problem = reload_->problem;
   reload_->step = ReloadStep::probation;
   reload_->deadline = now + plan_.probation;
   if (problem.empty()) {
     last_reload_ = "ok";
     note(log::Level::info, "configuration in force",
          {{"generation", std::to_string(current_gen_)}, {"workers", std::to_string(plan_.workers)}});
-    emit(action::ReloadDone{reload_->ticket, 0, ""});
+    emit(action::OperationDone{reload_->ticket, 0, ""});
   } else {  // it said OK before: what is new is served, only what is gone may live on
-    last_reload_ = "the broker could not follow: " + std::string(problem);
-    note(log::Level::error, "the broker could not follow", {{"reason", std::string(problem)}});
-    emit(action::ReloadDone{reload_->ticket, 1, last_reload_});
+    last_reload_ = "the broker could not follow: " + problem;
+    note(log::Level::error, "the broker could not follow", {{"reason", problem}});
+    emit(action::OperationDone{reload_->ticket, 1, last_reload_});
   }
   if (plan_.workers == 0) pass_probation(now);  // nobody to watch
 }
@@ -269,13 +277,15 @@ void Machine::pass_probation(TimePoint now) {
     if (new_in_reload(one) && one.state == ChildState::probation) one.state = ChildState::active;
   }
   const std::uint64_t previous = reload_->previous;
+  const std::string renew = reload_->renew;
   reload_.reset();
   note(log::Level::info, "probation passed", {{"generation", std::to_string(current_gen_)}});
   leave_generation(previous, now);
   emit(action::CloseRemoved{current_gen_, escrow()});
   limit_generations(now);
   forget_if_empty(previous);
-  next_reload(now);
+  if (!renew.empty() && !renewal_) renewal_ = Renewal{renew, {}, std::nullopt};
+  next_operation(now);
 }
 
 // ---- back -------------------------------------------------------------------------------------
@@ -299,16 +309,16 @@ void Machine::reject(int exit, std::string why, TimePoint now) {
   reload_.reset();
   last_reload_ = first_line(why);
   note(log::Level::error, "reload refused, the configuration stays as it was", {{"reason", last_reload_}});
-  emit(action::ReloadDone{was.ticket, exit, std::move(why)});
+  emit(action::OperationDone{was.ticket, exit, std::move(why)});
   if (was.step > ReloadStep::loading) {
     if (was.step >= ReloadStep::retiring) emit(action::RestoreSlots{});
     resume(current_gen_, now);
     stop_generation(was.gen, now);
-    if (const auto carrier = escrow()) emit(action::UpdateBroker{*carrier, ipc::UpdatePhase::abort, was.gen});
+    for (const ChildKey key : carriers()) emit(action::UpdateBroker{key, ipc::UpdatePhase::abort, was.gen});
     emit(action::CloseRemoved{current_gen_, escrow()});
   }
   forget_if_empty(was.gen);
-  next_reload(now);
+  next_operation(now);
 }
 
 void Machine::roll_back(std::string why, TimePoint now) {
@@ -317,32 +327,33 @@ void Machine::roll_back(std::string why, TimePoint now) {
   last_reload_ = "rolled back: " + why;
   note(log::Level::error, "reload rolled back, the previous configuration serves",
        {{"generation", std::to_string(was.previous)}, {"reason", why}});
-  if (was.step == ReloadStep::committing) emit(action::ReloadDone{was.ticket, 1, last_reload_});
+  if (was.step == ReloadStep::committing) emit(action::OperationDone{was.ticket, 1, last_reload_});
   current_gen_ = was.previous;
   plan_ = was.previous_plan;
   emit(action::Decide{current_gen_});
   emit(action::RestoreSlots{});
   resume(current_gen_, now);
-  if (const auto carrier = escrow()) {
-    emit(action::UpdateBroker{*carrier, ipc::UpdatePhase::prepare, current_gen_});
-    emit(action::UpdateBroker{*carrier, ipc::UpdatePhase::commit, current_gen_});
+  for (const ChildKey key : carriers()) {
+    emit(action::UpdateBroker{key, ipc::UpdatePhase::prepare, current_gen_});
+    emit(action::UpdateBroker{key, ipc::UpdatePhase::commit, current_gen_});
   }
   stop_generation(was.gen, now);
   emit(action::CloseRemoved{current_gen_, escrow()});
   forget_if_empty(was.gen);
-  next_reload(now);
+  next_operation(now);
 }
 
 /// A paused generation serves again, whole.
 void Machine::resume(std::uint64_t gen, TimePoint now) {
   auto& generation = generations_[gen];
-  if (std::exchange(generation.state, GenerationState::active) != GenerationState::paused) return;
+  if (generation.state != GenerationState::paused) return;
+  generation.state = GenerationState::active;
   std::set<std::uint32_t> there;
   for (auto& [key, one] : children_) {
     if (one.role != ipc::Role::worker || one.gen != gen) continue;
     there.insert(one.index);
     one.awaited = false;
-    if (one.state == ChildState::paused) start(one);
+    if (one.state == ChildState::paused) start(one, now);
   }
   std::erase_if(respawns_, [&](const Respawn& r) { return r.role == ipc::Role::worker && r.gen == gen; });
   for (std::uint32_t i = 0; i < generation.workers; ++i) {
@@ -413,17 +424,21 @@ void Machine::forget_if_empty(std::uint64_t gen) {
   emit(action::Forget{gen});
 }
 
-void Machine::cancel_reload() {
+void Machine::cancel_operations() {
+  const std::string why = "the service is stopping";
   if (reload_) {
-    if (reload_->step < ReloadStep::probation) {
-      emit(action::ReloadDone{reload_->ticket, 1, "the service is stopping"});
-    }
+    if (reload_->step < ReloadStep::probation) finish(reload_->ticket, 1, why);
     const std::uint64_t gen = reload_->gen;
     const bool loading = reload_->step == ReloadStep::loading;
     reload_.reset();
     if (loading) emit(action::Forget{gen});
   }
-  if (std::exchange(again_, false)) emit(action::ReloadDone{next_ticket_++, 1, "the service is stopping"});
+  if (upgrade_) finish(upgrade_->ticket, 1, why);
+  upgrade_.reset();
+  for (auto* waiting : {&again_, &upgrade_again_}) {
+    if (const auto ticket = std::exchange(*waiting, std::nullopt)) finish(*ticket, 1, why);
+  }
+  end_renewal(1, why);
   resize_by_ = 0;
 }
 
@@ -433,7 +448,9 @@ void Machine::on_reload_tick(TimePoint now) {
     case ReloadStep::probation: return pass_probation(now);
     case ReloadStep::retiring: return pause_old(now);
     case ReloadStep::preparing: return reject(1, "the broker did not answer in time", now);
-    case ReloadStep::committing: return committed("it did not answer in time", now);
+    case ReloadStep::committing:
+      if (reload_->problem.empty()) reload_->problem = "it did not answer in time";
+      return committed(now);
     default: return reject(1, "a worker did not answer in time", now);
   }
 }

@@ -21,7 +21,7 @@ void log_lines(log::Level level, std::string_view text) {
 }  // namespace
 
 void Runner::reload(std::function<void(int, std::string)> done) {
-  waiting_.emplace(machine_.reload(loop_.now()), std::move(done));
+  waiting_.emplace(machine_.reload(loop_.now()), std::move(done));  // answered in step() at the earliest
   loop_.defer(step_);
 }
 
@@ -101,34 +101,38 @@ void Runner::perform(const action::Forget& action) {
 
 void Runner::perform(const action::UpdateBroker& action) {
   ChildLink* broker = link(action.broker);
-  const auto found = configurations_.find(action.config);
   if (broker == nullptr) return;
   const ipc::ConfigUpdate update{action.config, action.phase, 0};
   if (action.phase != ipc::UpdatePhase::prepare) {
     broker->channel.send_body(ipc::Type::config_update, update);
-  } else if (found != configurations_.end()) {
-    const int memfd[] = {found->second.snapshot->memfd.get()};
-    broker->channel.send_body(ipc::Type::config_update, update, memfd);
+    return;
   }
+  const auto own = configurations_.find(action.config);
+  const auto foreign = foreign_snapshots_.find(action.config);
+  if (own == configurations_.end() && foreign == foreign_snapshots_.end()) return;
+  const int memfd[] = {own != configurations_.end() ? own->second.snapshot->memfd.get() : foreign->second.get()};
+  broker->channel.send_body(ipc::Type::config_update, update, memfd);
 }
 
 void Runner::perform(const action::RetireRemoved& action) {
   slots_.retire_all_but(configurations_.at(action.config).snapshot->listeners);
 }
 
-void Runner::perform(const action::RestoreSlots&) { slots_.restore(); }
+void Runner::perform(const action::RestoreSlots& action) { slots_.restore(action.successors); }
 
 void Runner::perform(const action::CloseRemoved& action) {
   const auto closed = slots_.close_all_but(configurations_.at(action.config).snapshot->listeners);
   if (action.escrow) revoke(*action.escrow, closed);
+  registry_changed_ = true;
 }
 
 void Runner::perform(const action::Decide& action) {
   const Configuration old = std::exchange(decided_, configurations_.at(action.config));
   apply_logs(old);
+  registry_changed_ = true;
 }
 
-void Runner::perform(const action::ReloadDone& action) {
+void Runner::perform(const action::OperationDone& action) {
   const auto [first, last] = waiting_.equal_range(action.ticket);
   for (auto one = first; one != last; ++one) one->second(action.exit, action.text);
   waiting_.erase(first, last);
@@ -189,6 +193,7 @@ void Runner::perform(const action::ReopenLogs&) { [[maybe_unused]] const auto do
 // ---- service manager --------------------------------------------------------------------------
 
 void Runner::tell_manager() {
+  if (handed_over_ || !manager_knows_ || !machine_.in_charge()) return;  // another one speaks for the service
   std::string words;
   switch (machine_.phase()) {
     case Machine::Phase::starting: return;

@@ -2,6 +2,8 @@
 
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -67,7 +69,13 @@ Runner::~Runner() = default;
 int Runner::run() {
   signal_watch_ = std::make_unique<Watch>(loop_, service_.signals.get(), [this] { on_signal(); });
   if (service_.manager.watchdog()) loop_.arm(watchdog_, Duration::zero());
-  machine_.begin(Clock::now());
+  if (service_.predecessor) {
+    meet();
+  } else if (service_.adoption) {
+    adopt();
+  } else {
+    machine_.begin(Clock::now());
+  }
   loop_.defer(step_);
   loop_.run();
   gatherings_.clear();
@@ -81,6 +89,7 @@ void Runner::step() {
     }
   }
   ended_.clear();
+  write_registry();
   tell_manager();
   if (const auto next = machine_.next_tick()) {
     loop_.arm(tick_, std::max<Duration>(*next - loop_.now(), Duration::zero()));
@@ -111,7 +120,21 @@ void Runner::perform(const action::Spawn& action) {
   auto ends = ipc::pair();
   if (!ends) return machine_.spawn_failed(action.child, ends.error().what, loop_.now());
   const bool worker = action.role == ipc::Role::worker;
-  const int fds[] = {ends->second.get()};
+  std::string socket;
+  Fd adoption;
+  if (service_.directory != nullptr) {
+    socket = "child-" + std::to_string(::getpid()) + "-" + std::to_string(action.child.value) + ".sock";
+    auto made = make_adoption_socket(service_.directory->file(socket));
+    if (made) {
+      adoption = std::move(*made);
+    } else {
+      log_event(log::Level::warning, "supervisor", "a process cannot be adopted should we die",
+                kv("reason", made.error().what));
+      socket.clear();
+    }
+  }
+  std::vector<int> fds = {ends->second.get()};
+  if (adoption) fds.push_back(adoption.get());
   SpawnOptions options;
   options.title = "ebbgate: " + child->name();
   options.args = {worker ? "--role=worker" : "--role=broker"};
@@ -123,21 +146,28 @@ void Runner::perform(const action::Spawn& action) {
 
   ipc::Channel::Options room;
   room.max_queued_fds = 4096;  // a broker gets every slot at once
-  auto fresh = std::make_unique<ChildLink>(
-      ChildLink{action.child,
-                std::move(*process),
-                ipc::Channel(std::move(ends->first), ipc::Link::ctl, ipc::Role::supervisor, action.role, room),
-                nullptr,
-                nullptr,
-                false,
-                {},
-                {}});
-  ChildLink& one = *fresh;
-  links_[action.child] = std::move(fresh);
-  one.ctl_watch = std::make_unique<Watch>(loop_, one.channel.fd(), [this, key = action.child] { on_ctl(key); });
-  one.exit_watch = std::make_unique<Watch>(loop_, one.process.pidfd.get(), [this] { reap(); });
+  ChildLink& one =
+      add_link(action.child, std::move(*process),
+               ipc::Channel(std::move(ends->first), ipc::Link::ctl, ipc::Role::supervisor, action.role, room), true);
+  one.adoption = socket;
   machine_.spawned(action.child, pid);
   provision(one, action);
+}
+
+ChildLink& Runner::add_link(ChildKey key, Process process, ipc::Channel channel, bool ours) {
+  auto fresh = std::make_unique<ChildLink>(key, std::move(process), std::move(channel));
+  ChildLink& one = *fresh;
+  one.ours = ours;
+  one.started = process_start(one.process.pid).value_or(0);
+  links_[key] = std::move(fresh);
+  registry_changed_ = true;
+  one.ctl_watch = std::make_unique<Watch>(loop_, one.channel.fd(), [this, key] { on_ctl(key); });
+  one.exit_watch = std::make_unique<Watch>(loop_, one.process.pidfd.get(), [this, key, ours] {
+    if (ours) return reap();
+    gone(key, std::nullopt);
+    loop_.defer(step_);
+  });
+  return one;
 }
 
 void Runner::provision(ChildLink& child, const action::Spawn& action) {
@@ -161,16 +191,32 @@ void Runner::provision(ChildLink& child, const action::Spawn& action) {
   const int memfd[] = {snapshot.memfd.get()};
   child.channel.send_body(ipc::Type::config, config, memfd);
   if (action.role == ipc::Role::worker) {
-    grant(child, snapshot.listeners, [&](const Slot& slot) { return slot.id % action.of == action.index; });
-    return;
+    grant_worker(child, configuration, action.index, action.of, action.grants);
+  } else {
+    grant(child, all_listeners(snapshot.listeners), [](const Slot&) { return true; });
   }
-  std::vector<Listener> all;  // the broker keeps those too that are about to come or to go
+}
+
+/// Every address there is, those too that are about to come or to go: what a broker keeps, and a successor gets.
+std::vector<Listener> Runner::all_listeners(const std::vector<Listener>& known) const {
+  std::vector<Listener> all;
   for (const auto& [address, entry] : slots_.addresses()) {
-    const auto known =
-        std::ranges::find_if(snapshot.listeners, [&](const Listener& l) { return l.address == address; });
-    all.push_back({address, known == snapshot.listeners.end() ? std::uint16_t{0} : known->inbound, ""});
+    const auto found = std::ranges::find_if(known, [&](const Listener& l) { return l.address == address; });
+    all.push_back({address, found == known.end() ? std::uint16_t{0} : found->inbound, ""});
   }
-  grant(child, all, [](const Slot&) { return true; });
+  return all;
+}
+
+void Runner::grant_worker(ChildLink& child, const Configuration& configuration, std::uint32_t index, std::uint32_t of,
+                          action::Grants which) {
+  std::vector<Listener> listeners = configuration.snapshot->listeners;
+  if (which != action::Grants::all) {
+    std::erase_if(listeners, [&](const Listener& one) {
+      const bool tunnels = may_carry_tunnels(configuration.snapshot->config, one.inbound);
+      return tunnels != (which == action::Grants::tunnels);
+    });
+  }
+  grant(child, listeners, [&](const Slot& slot) { return slot.id % of == index; });
 }
 
 void Runner::send_logs(ChildLink& child, const LogFiles& logs) {
@@ -268,7 +314,16 @@ void Runner::perform(const action::CloseSlots&) {
   closed_slots_.insert(closed_slots_.end(), closed.begin(), closed.end());
 }
 
-void Runner::perform(const action::RevokeSlots& action) { revoke(action.child, closed_slots_); }
+void Runner::perform(const action::RevokeSlots& action) {
+  std::vector<std::uint32_t> slots;
+  if (action.which == action::Grants::all) slots = closed_slots_;
+  const auto& config = decided_.snapshot->config;
+  for (const auto& listener : all_listeners(decided_.snapshot->listeners)) {
+    if (action.which == action::Grants::tunnels && !may_carry_tunnels(config, listener.inbound)) continue;
+    for (const auto& slot : slots_.find(listener.address)->slots) slots.push_back(slot.id);
+  }
+  revoke(action.child, slots);
+}
 
 void Runner::perform(const action::Pause& action) {
   if (ChildLink* child = link(action.child)) child->channel.send_body(ipc::Type::pause, ipc::Gen{action.gen});
@@ -294,7 +349,7 @@ void Runner::perform(const action::Ping& action) {
 void Runner::perform(const action::Kill& action) {
   const auto found = links_.find(action.child);
   if (found == links_.end()) return;
-  ::kill(found->second->process.pid, action.signal);  // it is ours until reaped: the pid cannot be another's
+  ::syscall(SYS_pidfd_send_signal, found->second->process.pidfd.get(), action.signal, nullptr, 0);
 }
 
 void Runner::perform(const action::Note& action) {
@@ -344,6 +399,9 @@ void Runner::on_ctl(ChildKey key) {
 
 void Runner::on_message(ChildLink& child, ipc::Message& message) {
   const TimePoint now = loop_.now();
+  const Child* known = machine_.find(child.key);
+  if (known != nullptr && known->role == ipc::Role::successor) return on_successor(child, message);
+  if (known != nullptr && known->role == ipc::Role::supervisor) return on_predecessor(child, message);
   switch (message.type()) {
     case ipc::Type::ready: machine_.ready(child.key, now); break;
     case ipc::Type::started: machine_.started(child.key, now); break;
@@ -357,7 +415,12 @@ void Runner::on_message(ChildLink& child, ipc::Message& message) {
       if (child.answer.size() + message.body.size() <= kMaxAnswer) child.answer += as_text(message.body);
       if (!message.more()) on_answer(child, std::exchange(child.answer, {}));
       break;
-    default: break;  // HELLO, SLOT_REVOKED, STATS: nothing to decide yet
+    case ipc::Type::stats:
+      for (const auto& stat : message.records<ipc::Stat>()) {
+        if (stat.counter == ipc::kLinkFaults) machine_.link_faulted(child.key, stat.label, now);
+      }
+      break;
+    default: break;  // HELLO, SLOT_REVOKED: nothing to decide
   }
 }
 
@@ -368,28 +431,40 @@ void Runner::reap() {
       loader_.ended(ended->pid, ended->status);  // or a process that was left to us
       continue;
     }
-    on_ctl(found->first);  // what it said last: DRAINED
-    found->second->ctl_watch->stop();
-    found->second->exit_watch->stop();
-    answer_missing(*found->second);
-    machine_.exited(found->first, ended->status, loop_.now());
-    ended_.push_back(std::move(found->second));
-    links_.erase(found);
+    gone(found->first, ended->status);
   }
   loop_.defer(step_);
 }
 
+void Runner::gone(ChildKey key, const std::optional<ExitStatus>& status) {
+  on_ctl(key);  // what it said last: DRAINED
+  const auto found = links_.find(key);
+  if (found == links_.end()) return;
+  ChildLink& child = *found->second;
+  child.ctl_watch->stop();
+  child.exit_watch->stop();
+  answer_missing(child);
+  if (!child.adoption.empty()) ::unlink(service_.directory->file(child.adoption).c_str());
+  registry_changed_ = true;
+  machine_.exited(key, status, loop_.now());
+  ended_.push_back(std::move(found->second));
+  links_.erase(found);
+}
+
 // ---- figures ----------------------------------------------------------------------------------
 
-bool Runner::ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done) {
+bool Runner::ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done,
+                          const std::function<bool(const Child&)>& whom) {
   if (gatherings_.size() >= kMaxGatherings) return false;
   const std::uint64_t id = ++last_gathering_;
   auto& gathering = *(gatherings_[id] = std::make_unique<Gathering>(*this, id));
   gathering.done = std::move(done);
   for (const auto& [key, child] : machine_.children()) {
+    if (whom && !whom(child)) continue;
     gathering.answers.push_back({child, std::nullopt});
     ChildLink* to = link(key);
-    if (to == nullptr || child.state == ChildState::starting || child.state == ChildState::killed) continue;
+    if (to == nullptr || child.supervises() || child.state == ChildState::starting || child.state == ChildState::killed)
+      continue;
     if (to->asked.size() >= kMaxGatherings || to->channel.send_long_text(ipc::Type::query, request) > ipc::Sent::queued)
       continue;
     to->asked.push_back(id);

@@ -14,23 +14,39 @@
 #include "supervisor/generations/configuration.h"
 #include "supervisor/generations/link.h"
 #include "supervisor/generations/machine.h"
+#include "supervisor/generations/orphans.h"
+#include "supervisor/generations/predecessor.h"
 #include "supervisor/process/notify.h"
+#include "supervisor/process/runtime_dir.h"
 #include "supervisor/slots/book.h"
 
 namespace ebb::supervisor {
 
-/// What `main` has prepared: everything is open and bound, nothing listens, no child exists.
+/// How we were started, to start a successor in the same way.
+struct Origin {
+  std::string path;                    // the configured one: what it names by then is executed
+  std::vector<std::string> arguments;  // argv
+};
+
+/// What `main` has prepared: everything is open and bound; nothing listens and no child exists, unless another
+/// supervisor made them.
 struct Service {
   Binary binary;
   Configuration configuration;
-  SlotTable slots;
+  SlotBook slots;
   ipc::ReplayTable replay;
   Fd signals;                     // take_signals()
   config::Invocation invocation;  // read again by a reload
   ServiceManager manager;
   std::uint32_t cpus = 1;
   unsigned long open_files = 65536;
-  bool on_terminal = false;  // INT means TERM
+  bool on_terminal = false;         // INT means TERM
+  RuntimeDir* directory = nullptr;  // null: no registry, no adoption, no upgrade
+  Origin origin;
+  std::optional<MetPredecessor> predecessor;  // we are the new supervisor of an upgrade
+  std::optional<Adoption> adoption;           // processes of a supervisor that died
+  std::function<Result<>()> take_over;        // we are in charge now: the admin socket
+  std::function<void()> hand_over;            // another supervisor is
 };
 
 /// A child's answer to a question; `json` is absent when it did not answer in time.
@@ -52,7 +68,8 @@ class Runner {
   int run();
 
   /// Asks every child that serves; `done` is called once, within kAnswerTime. False: too many questions are open.
-  bool ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done);
+  bool ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done,
+                    const std::function<bool(const Child&)>& whom = {});
 
   /// As HUP. `done` gets the exit status for who asked: 0 once the new configuration decides, else the reason.
   void reload(std::function<void(int exit, std::string text)> done);
@@ -60,6 +77,10 @@ class Runner {
   Result<> reopen_logs();
   /// As TERM (`now`) or QUIT. `gone` is called when every child has ended.
   void stop(bool now, std::function<void()> gone);
+  /// As USR2. `done`: 0 when the new supervisor is in charge.
+  void upgrade(std::function<void(int exit, std::string text)> done);
+  /// Another broker in place of the newest one. `done`: 0 when it serves.
+  void renew_broker(std::function<void(int exit, std::string text)> done);
 
   /// After run(): why it could not start; empty when it ended as asked.
   const std::string& failure() const { return failure_; }
@@ -91,12 +112,28 @@ class Runner {
   void perform(const action::CloseRemoved& action);
   void perform(const action::Decide& action);
   void perform(const action::Forget& action);
-  void perform(const action::ReloadDone& action);
+  void perform(const action::OperationDone& action);
   void perform(const action::ReopenLogs&);
   void perform(const action::Exit& action);
+  void perform(const action::Grant& action);
+  void perform(const action::Commit& action);
+  void perform(const action::AskLive& action);
+  void perform(const action::SpawnSuccessor& action);
+  void perform(const action::EquipSuccessor& action);
+  void perform(const action::AnswerSuccessor& action);
+  void perform(const action::HandOver&);
+  void perform(const action::TellReady& action);
+  void perform(const action::TakeOver&);
+  void perform(const action::LeavePredecessor& action);
 
   ChildLink* link(ChildKey key);
+  ChildLink& add_link(ChildKey key, Process process, ipc::Channel channel, bool ours);
   void provision(ChildLink& child, const action::Spawn& action);
+  void adopt();
+  void meet();
+  void grant_worker(ChildLink& child, const Configuration& configuration, std::uint32_t index, std::uint32_t of,
+                    action::Grants which);
+  std::vector<Listener> all_listeners(const std::vector<Listener>& known) const;
   void grant(ChildLink& child, const std::vector<Listener>& listeners, const std::function<bool(const Slot&)>& wanted);
   void revoke(ChildKey child, const std::vector<std::uint32_t>& slots);
   void send_logs(ChildLink& child, const LogFiles& logs);
@@ -107,7 +144,13 @@ class Runner {
   void tell_manager();
   void on_ctl(ChildKey key);
   void on_message(ChildLink& child, ipc::Message& message);
+  void on_successor(ChildLink& successor, ipc::Message& message);
+  void on_predecessor(ChildLink& predecessor, ipc::Message& message);
+  void on_live(ChildKey broker, const std::string& json);
+  void tell_moved(const std::string& query);
   void on_answer(ChildLink& child, std::string json);
+  void gone(ChildKey key, const std::optional<ExitStatus>& status);
+  void write_registry();
   void reap();
   void on_signal();
   void answer_missing(ChildLink& child);
@@ -124,6 +167,11 @@ class Runner {
   std::multimap<std::uint64_t, std::function<void(int, std::string)>> waiting_;  // by reload ticket
   std::optional<std::uint64_t> loading_;
   std::vector<std::uint32_t> closed_slots_;
+  std::map<std::uint64_t, Fd> foreign_snapshots_;  // of the successor's configurations, for brokers of ours
+  std::string written_registry_;
+  bool registry_changed_ = false;
+  bool handed_over_ = false;
+  bool manager_knows_ = true;  // who we are: false from TakeOver until the old one has told
   std::vector<std::function<void()>> until_gone_;
   std::map<ChildKey, std::unique_ptr<ChildLink>> links_;
   std::vector<std::unique_ptr<ChildLink>> ended_;  // destroyed once no callback of theirs runs

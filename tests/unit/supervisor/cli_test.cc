@@ -80,11 +80,20 @@ TEST(CommandLine, UsageErrorsAreTwoAndNameTheWord) {
   }
   EXPECT_NE(bad("convert").text.find("\"convert\""), std::string::npos);
   EXPECT_NE(bad("x25519").text.find("belongs to V2Ray or Xray"), std::string::npos);
-  EXPECT_NE(bad("ctl upgrade").text.find("ctl upgrade is not built yet"), std::string::npos);
+  EXPECT_NE(bad("ctl nosuch").text.find("there is no ctl nosuch"), std::string::npos);
+  for (const char* words :
+       {"ctl kick", "ctl kick tunnel", "ctl drain user", "ctl kick broker", "ctl drain broker b1"}) {
+    EXPECT_NE(bad(words).text.find("what? tunnel ID, user NAME"), std::string::npos) << words;
+  }
+  EXPECT_NE(bad("ctl status tunnel").text.find("takes no tunnel"), std::string::npos);
   EXPECT_NE(bad("-format yaml -c f").text.find("convert the configuration to JSON"), std::string::npos);
 }
 
 TEST(CommandLine, ControlSaysHowLongToWait) {
+  EXPECT_EQ(good("ctl upgrade").action, "upgrade");
+  EXPECT_EQ(good("ctl kick user a@b -c f").which, "a@b");
+  EXPECT_EQ(good("ctl drain tunnel b1.7").what, "tunnel");
+  EXPECT_EQ(good("ctl drain broker").what, "broker");
   EXPECT_TRUE(good("ctl reload").wait);
   EXPECT_TRUE(good("ctl reload --wait -c f").wait);
   EXPECT_FALSE(good("ctl reload --no-wait").wait);

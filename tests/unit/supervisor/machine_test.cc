@@ -297,16 +297,25 @@ TEST(Machine, ForgetsPendingReplacementsWhenItStops) {
   EXPECT_EQ(stage.pass(10s), Words{});
 }
 
-TEST(Machine, NamesSignalsThatAreNotBuiltYetAndGoesOn) {
+TEST(Machine, MaintenanceKeepsTheQueuesUntilAReload) {
   Stage stage = Stage::running();
-  for (const int number : {SIGUSR2, SIGWINCH}) {
-    stage.notes.clear();
-    stage.machine.signal(number, false, stage.now);
-    EXPECT_EQ(stage.actions(), Words{});
-    ASSERT_EQ(stage.notes.size(), 1u);
-    EXPECT_NE(stage.notes[0].find("not built yet"), std::string::npos);
-  }
-  EXPECT_EQ(stage.machine.phase(), Machine::Phase::running);
+  stage.machine.signal(SIGWINCH, false, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"drain w2 3600000", "drain w3 3600000"}));  // no slot is closed
+  for (const auto* name : {"w2", "w3"}) stage.dies(name, {false, 0});
+  EXPECT_EQ(stage.actions(), Words{});  // and nobody takes their places
+  stage.machine.signal(SIGHUP, false, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"load 2"});
+  stage.machine.refused(2, 23, "a comma is missing", stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"done 1 exit 23", "forget 2"}));
+  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.actions();
+  stage.machine.loaded(3, Stage::two_workers(), false, stage.now);
+  stage.config = 3;
+  stage.answer(ipc::UpdatePhase::prepare);
+  stage.actions();
+  for (const auto* name : {"w4", "w5"}) stage.ready(name);
+  for (const auto* name : {"w4", "w5"}) stage.started(name);
+  EXPECT_EQ(stage.actions(), (Words{"listen", "start w4", "start w5", "decide 3", "commit b1 3"}));
 }
 
 TEST(Machine, PlanFollowsTheConfiguration) {

@@ -73,7 +73,7 @@ class RunnerTest : public ::testing::Test {
     EXPECT_TRUE(bound.problems.empty());
     Service service{*Binary::self(),
                     configuration,
-                    std::move(bound.table),
+                    SlotBook(std::move(bound.table)),
                     *ipc::ReplayTable::create(64),
                     *take_signals(),
                     {},
@@ -199,7 +199,7 @@ TEST_F(RunnerTest, AQuestionIsAnsweredWithoutThoseThatEnd) {
 TEST_F(RunnerTest, ReloadsFromItsFiles) {
   make("{}", 1);
   write_file("fresh");
-  reload_once([&] { return runner_->machine().reload_step() == "idle" && runner_->machine().children().size() == 3; });
+  reload_once([&] { return runner_->machine().operation() == "idle" && runner_->machine().children().size() == 3; });
   EXPECT_EQ(exit_, 0) << text_;
   EXPECT_EQ(runner_->machine().generation(), 2u);
   EXPECT_EQ(runner_->configuration().snapshot->config.inbounds.at(0).tag, "fresh");
@@ -227,7 +227,7 @@ TEST_F(RunnerTest, ABrokerMayRefuse) {
 TEST_F(RunnerTest, WorkersThatDieWhenStartedBringTheOldOnesBack) {
   make("{}", 1);
   write_file("fragile");
-  reload_once([&] { return runner_->machine().reload_step() == "idle"; });
+  reload_once([&] { return runner_->machine().operation() == "idle"; });
   EXPECT_EQ(runner_->machine().generation(), 1u);
   EXPECT_NE(runner_->machine().last_reload().find("ended with exit code 5"), std::string::npos);
 }

@@ -17,6 +17,14 @@ using namespace std::chrono_literals;
 /// Plays the runner and the children: obeys Spawn, keeps the clock, writes actions down as words.
 struct Stage {
   explicit Stage(Plan plan) : machine(plan) { machine.begin(now); }
+  /// As the new supervisor of an upgrade.
+  Stage(Plan plan, const Predecessor& predecessor) : machine(plan) { machine.begin_after(predecessor, now); }
+  Stage(Plan plan, const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used) : machine(plan) {
+    for (const auto& one : orphans) {
+      names[one.key] = (one.role == ipc::Role::broker ? "b" : "w") + std::to_string(one.key.value);
+    }
+    machine.begin_over(orphans, current, used, now);
+  }
 
   /// Actions since the last call. Notes are kept apart.
   std::vector<std::string> actions() {
@@ -30,21 +38,43 @@ struct Stage {
   }
   void say(std::vector<std::string>& out, const action::Spawn& a) {
     names[a.child] = (a.role == ipc::Role::broker ? "b" : "w") + std::to_string(a.child.value);
-    out.push_back("spawn " + names[a.child]);
+    out.push_back("spawn " + names[a.child] + (a.grants == action::Grants::tunnels ? " with tunnel slots" : ""));
     if (!broken_spawn) machine.spawned(a.child, static_cast<pid_t>(1000 + a.child.value));
     if (broken_spawn) machine.spawn_failed(a.child, "no memory", now);
   }
   void say(std::vector<std::string>& out, const action::Connect& a) {
-    out.push_back("link " + names[a.worker] + " " + names[a.broker]);
+    out.push_back("link " + names[a.worker] + " " + name(a.broker));
   }
   void say(std::vector<std::string>& out, const action::TellBrokerState& a) {
-    out.push_back("tell " + names[a.to] + " gen" + std::to_string(a.broker_gen));
+    const char* phases[] = {"", " warming", "", " draining", " dead"};  // active goes without saying
+    out.push_back("tell " + name(a.to) + " gen" + std::to_string(a.broker_gen) + phases[static_cast<int>(a.state)]);
   }
+  void say(std::vector<std::string>& out, const action::Grant& a) {
+    out.push_back("grant " + name(a.worker) + (a.grants == action::Grants::tunnels ? " tunnels" : " others"));
+  }
+  void say(std::vector<std::string>&, const action::Commit& a) { committed.push_back(name(a.child)); }
+  void say(std::vector<std::string>& out, const action::AskLive& a) { out.push_back("live " + name(a.broker)); }
+  void say(std::vector<std::string>& out, const action::SpawnSuccessor& a) {
+    names[a.child] = "s" + std::to_string(a.child.value);
+    out.push_back("upgrade " + names[a.child] + " from " + std::to_string(a.gen));
+    if (!broken_spawn) machine.spawned(a.child, static_cast<pid_t>(1000 + a.child.value));
+    if (broken_spawn) machine.spawn_failed(a.child, "no such file", now);
+  }
+  void say(std::vector<std::string>& out, const action::EquipSuccessor&) { out.push_back("equip"); }
+  void say(std::vector<std::string>& out, const action::AnswerSuccessor& a) {
+    out.push_back("answer " + std::to_string(a.result.gen) + " code " + std::to_string(a.result.code));
+  }
+  void say(std::vector<std::string>& out, const action::HandOver&) { out.push_back("hand-over"); }
+  void say(std::vector<std::string>& out, const action::TellReady&) { out.push_back("tell-ready"); }
+  void say(std::vector<std::string>& out, const action::TakeOver&) { out.push_back("take-over"); }
+  void say(std::vector<std::string>& out, const action::LeavePredecessor&) { out.push_back("leave-predecessor"); }
   void say(std::vector<std::string>& out, const action::Listen&) { out.push_back("listen"); }
   void say(std::vector<std::string>& out, const action::RetireSlots&) { out.push_back("retire"); }
   void say(std::vector<std::string>& out, const action::CloseSlots&) { out.push_back("close"); }
-  void say(std::vector<std::string>& out, const action::RevokeSlots& a) { out.push_back("revoke " + names[a.child]); }
-  void say(std::vector<std::string>& out, const action::Start& a) { out.push_back("start " + names[a.child]); }
+  void say(std::vector<std::string>& out, const action::RevokeSlots& a) {
+    out.push_back("revoke " + names[a.child] + (a.which == action::Grants::tunnels ? " tunnels" : ""));
+  }
+  void say(std::vector<std::string>& out, const action::Start& a) { out.push_back("start " + name(a.child)); }
   void say(std::vector<std::string>& out, const action::Drain& a) {
     out.push_back("drain " + names[a.child] + " " + std::to_string(a.deadline.count()));
   }
@@ -54,7 +84,7 @@ struct Stage {
   }
   void say(std::vector<std::string>& out, const action::UpdateBroker& a) {
     const char* phases[] = {"", "prepare ", "commit ", "abort "};
-    out.push_back(phases[static_cast<int>(a.phase)] + names[a.broker] + " " + std::to_string(a.config));
+    out.push_back(phases[static_cast<int>(a.phase)] + name(a.broker) + " " + std::to_string(a.config));
   }
   void say(std::vector<std::string>& out, const action::RetireRemoved& a) {
     out.push_back("retire-removed " + std::to_string(a.config));
@@ -69,7 +99,7 @@ struct Stage {
   void say(std::vector<std::string>& out, const action::Forget& a) {
     out.push_back("forget " + std::to_string(a.config));
   }
-  void say(std::vector<std::string>& out, const action::ReloadDone& a) {
+  void say(std::vector<std::string>& out, const action::OperationDone& a) {
     out.push_back("done " + std::to_string(a.ticket) + " exit " + std::to_string(a.exit));
   }
   void say(std::vector<std::string>& out, const action::ReopenLogs&) { out.push_back("reopen"); }
@@ -80,11 +110,16 @@ struct Stage {
   void say(std::vector<std::string>&, const action::Note& a) { notes.push_back(a.text); }
   void say(std::vector<std::string>& out, const action::Exit& a) { out.push_back("exit " + std::to_string(a.code)); }
 
-  ChildKey key(const std::string& name) const {
+  std::string name(ChildKey key) {
+    const Child* one = machine.find(key);
+    if (one != nullptr && one->role == ipc::Role::supervisor) names[key] = "old";
+    return names[key];
+  }
+  ChildKey key(const std::string& wanted) const {
     for (const auto& [k, n] : names) {
-      if (n == name) return k;
+      if (n == wanted) return k;
     }
-    ADD_FAILURE() << "no " << name;
+    ADD_FAILURE() << "no " << wanted;
     return {};
   }
   void ready(const std::string& name) { machine.ready(key(name), now); }
@@ -132,8 +167,8 @@ struct Stage {
   }
   /// The broker there is answers.
   void answer(ipc::UpdatePhase phase, std::uint32_t code = 0, const std::string& text = "") {
-    for (const auto& [key, one] : machine.children()) {
-      if (one.role == ipc::Role::broker) return machine.updated(key, {config, phase, code}, text, now);
+    for (const auto& [k, one] : machine.children()) {
+      if (one.role == ipc::Role::broker) return machine.updated(k, {config, phase, code}, text, now);
     }
   }
   void started(const std::string& name) { machine.started(key(name), now); }
@@ -152,7 +187,8 @@ struct Stage {
   Machine machine;
   std::map<ChildKey, std::string> names;
   std::vector<std::string> notes;
-  std::uint64_t config = 0;  // of the last reload
+  std::vector<std::string> committed;  // children that were told to outlive us, supervisors that were told of it
+  std::uint64_t config = 0;            // of the last reload
   bool broken_spawn = false;
 };
 using Words = std::vector<std::string>;

@@ -1,0 +1,60 @@
+// Processes that outlived their supervisor: they are taken over as they are, and an ordinary reload replaces the
+// workers (spec/processes.md 9.4).
+#include <algorithm>
+
+#include "supervisor/generations/machine.h"
+
+namespace ebb::supervisor {
+
+using namespace std::chrono_literals;
+
+void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used,
+                         TimePoint now) {
+  next_ping_ = now + 1s;
+  phase_ = Phase::running;
+  listening_ = true;
+  current_gen_ = current;
+  last_key_ = used.key;
+  last_gen_ = std::max(used.gen, current);
+  broker_gen_ = used.broker;
+  generations_[current] = {GenerationState::active, plan_.workers};
+  for (const Orphan& orphan : orphans) {
+    Child one;
+    one.key = orphan.key;
+    one.role = orphan.role;
+    one.gen = orphan.gen;
+    one.index = orphan.index;
+    one.pid = orphan.pid;
+    one.connections = orphan.connections;
+    one.state = ChildState::active;
+    one.spawned = now;
+    last_key_ = std::max(last_key_, orphan.key.value);
+    if (orphan.role == ipc::Role::worker) {
+      last_gen_ = std::max(last_gen_, orphan.gen);
+      generations_.try_emplace(orphan.gen, Generation{GenerationState::draining, 0, false});
+    } else {
+      broker_gen_ = std::max(broker_gen_, orphan.gen);
+    }
+    children_.emplace(one.key, one);
+    note(log::Level::info, "process adopted", {{"name", one.name()}, {"pid", std::to_string(one.pid)}});
+  }
+  // Those of other generations were on their way out, or are now: only the one that decided may serve again.
+  for (auto& [key, one] : children_) {
+    if (one.role != ipc::Role::worker || one.gen == current) continue;
+    const bool serves = std::ranges::any_of(orphans, [&](const Orphan& o) { return o.key == key && o.serves; });
+    if (serves) {
+      drain(one, plan_.hard_stop_workers, plan_.drain_spread, now);
+    } else {
+      one.state = ChildState::draining;
+      one.terminate = now + plan_.hard_stop_workers + plan_.stop_grace;
+    }
+  }
+  const auto all = brokers();
+  for (const ChildKey key : all) {
+    if (key != all.back()) replace_by(children_.at(key), now);
+  }
+  if (all.empty()) spawn_broker(now);
+  reload(now);
+}
+
+}  // namespace ebb::supervisor

@@ -1,0 +1,213 @@
+#include "supervisor/generations/orphans.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "common/base/bytes.h"
+#include "common/base/log.h"
+#include "common/config/canonical.h"
+#include "ipc/memfd.h"
+
+namespace ebb::supervisor {
+namespace {
+
+using Steady = std::chrono::steady_clock;
+
+constexpr std::size_t kMaxSnapshot = std::size_t{256} << 20;
+
+struct Candidate {
+  Registry::Entry entry;
+  Process process;
+  std::unique_ptr<ipc::Channel> channel;
+  ipc::AdoptState state{};
+  std::vector<Slot> slots;
+  Fd replay, snapshot;
+  bool answered = false;
+  bool over = false;  // nothing more will come
+};
+
+ipc::Role role_of(const Registry::Entry& entry) {
+  return entry.role == "broker" ? ipc::Role::broker : ipc::Role::worker;
+}
+
+std::optional<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return std::nullopt;
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+Fd connect_to(const std::string& path) {
+  const auto address = address_of(path);
+  Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!address || !fd || ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(sockaddr_un)) != 0) {
+    return {};
+  }
+  ipc::widen_send_buffer(fd.get());
+  return fd;
+}
+
+std::array<std::uint8_t, 16> bytes_of_instance(const std::string& hex) {
+  std::array<std::uint8_t, 16> out{};
+  const auto bytes = from_hex(hex);
+  if (bytes && bytes->size() == out.size()) std::ranges::copy(*bytes, out.begin());
+  return out;
+}
+
+void take_state(Candidate& one, ipc::Message& message) {
+  one.state = message.as<ipc::AdoptState>();
+  const auto records = message.records<ipc::AdoptSlot>(sizeof(ipc::AdoptState));
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    one.slots.push_back({std::move(message.fds[i]), records[i].cookie, records[i].slot, records[i].listener});
+  }
+  std::size_t next = records.size();
+  for (const auto kind : {ipc::ShmKind::stats, ipc::ShmKind::replay, ipc::ShmKind::quota, ipc::ShmKind::snapshot}) {
+    if ((one.state.shm_kinds >> (static_cast<unsigned>(kind) - 1) & 1U) == 0) continue;
+    Fd fd = std::move(message.fds[next++]);
+    if (kind == ipc::ShmKind::replay) one.replay = std::move(fd);
+    if (kind == ipc::ShmKind::snapshot) one.snapshot = std::move(fd);
+  }
+  one.answered = !message.more();
+}
+
+void read(Candidate& one) {
+  while (!one.over && !one.answered) {
+    ipc::ReadEnd end = ipc::ReadEnd::drained;
+    auto message = one.channel->next(end);
+    if (message && message->type() == ipc::Type::adopt_state) {
+      take_state(one, *message);
+    } else if (!message && end != ipc::ReadEnd::busy) {
+      one.over = end != ipc::ReadEnd::drained;
+      return;
+    }
+  }
+}
+
+/// Those of the registry that live; their ADOPT is on its way.
+std::vector<Candidate> ask(const Registry& registry, const std::string& directory, const std::string& instance) {
+  std::vector<Candidate> all;
+  for (const auto& entry : registry.entries) {
+    Candidate one;
+    one.entry = entry;
+    one.process = Process{entry.pid, Fd(static_cast<int>(::syscall(SYS_pidfd_open, entry.pid, 0)))};
+    const std::string path = directory + "/" + entry.socket;
+    const bool alive = one.process.pidfd && process_start(entry.pid) == entry.started;
+    Fd link = alive ? connect_to(path) : Fd();
+    if (!link) {  // dead, or leaving by itself
+      ::unlink(path.c_str());
+      continue;
+    }
+    one.channel = std::make_unique<ipc::Channel>(std::move(link), ipc::Link::adoption, ipc::Role::supervisor,
+                                                 role_of(entry), ipc::Channel::Options{.max_queued_fds = 4096});
+    one.channel->send_body(ipc::Type::adopt, ipc::Adopt{bytes_of_instance(instance), registry.gen});
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
+void wait_for_all(std::vector<Candidate>& all, std::chrono::milliseconds limit) {
+  const auto deadline = Steady::now() + limit;
+  for (;;) {
+    std::vector<pollfd> waiting;
+    for (auto& one : all) {
+      read(one);
+      if (!one.answered && !one.over) waiting.push_back({one.channel->fd(), POLLIN, 0});
+    }
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Steady::now()).count();
+    if (waiting.empty() || left <= 0) return;
+    ::poll(waiting.data(), waiting.size(), static_cast<int>(left));
+  }
+}
+
+/// Without an answer it can neither be led nor replaced in peace.
+void give_up(const Candidate& one) {
+  const bool other = one.channel->fault() == ipc::FaultCode::bad_protocol;
+  const bool hangs = !one.over;
+  if (!other && !hangs) return;  // it ended
+  log_event(log::Level::error, "supervisor",
+            other ? "a process speaks another protocol: it is told to leave"
+                  : "a process does not let itself be adopted: it is killed",
+            kv("role", one.entry.role), kv("pid", one.entry.pid));
+  ::syscall(SYS_pidfd_send_signal, one.process.pidfd.get(), other ? SIGQUIT : SIGKILL, nullptr, 0);
+}
+
+void take_slots(std::vector<Slot>& all, std::vector<Slot>& from) {
+  for (auto& slot : from) {
+    const bool known = std::ranges::any_of(all, [&](const Slot& one) { return one.cookie == slot.cookie; });
+    if (!known) all.push_back(std::move(slot));
+  }
+}
+
+std::shared_ptr<const Snapshot> read_snapshot(int memfd) {
+  const auto text = ipc::read_sealed(memfd, kMaxSnapshot);
+  if (!text) return nullptr;
+  auto config = config::parse_canonical(*text);
+  if (!config) return nullptr;
+  auto snapshot = make_snapshot(*text, std::move(*config));
+  return snapshot ? *snapshot : nullptr;
+}
+
+}  // namespace
+
+std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
+                                      std::chrono::milliseconds limit) {
+  const auto registry = read_registry(directory + "/registry");
+  if (!registry || registry->entries.empty()) return std::nullopt;
+  auto all = ask(*registry, directory, instance);
+  wait_for_all(all, limit);
+  Adoption out;
+  out.used = {registry->key, registry->gen, registry->broker};
+  out.current = registry->current;
+  std::shared_ptr<const Snapshot> of_broker;
+  for (auto& one : all) {
+    if (!one.answered) {
+      give_up(one);
+      continue;
+    }
+    const Registry::Entry& entry = one.entry;
+    const bool serves = !one.slots.empty();
+    const bool worker = role_of(entry) == ipc::Role::worker;
+    if (worker && serves) out.current = std::max(out.current, entry.gen);  // died between START and COMMIT of a reload
+    if (worker && one.snapshot && !out.snapshots.contains(entry.gen)) {
+      if (auto snapshot = read_snapshot(one.snapshot.get())) out.snapshots[entry.gen] = std::move(snapshot);
+    }
+    if (!worker && one.snapshot) of_broker = read_snapshot(one.snapshot.get());
+    take_slots(out.slots, one.slots);
+    if (one.replay && !out.replay) out.replay = std::move(one.replay);
+    const Orphan orphan{ChildKey{entry.key}, role_of(entry),  entry.gen, entry.index,
+                        entry.pid,           one.state.conns, serves};
+    out.processes.push_back({orphan, std::move(one.process), std::move(*one.channel), entry.socket});
+  }
+  if (out.processes.empty()) return std::nullopt;
+  if (!out.snapshots.contains(out.current) && of_broker) out.snapshots[out.current] = of_broker;
+  std::ranges::sort(out.slots, {}, &Slot::id);
+  return out;
+}
+
+Result<Fd> make_adoption_socket(const std::string& path) {
+  const auto fail = [&](int code) { return std::unexpected(Error{Errc::os, path + ": " + std::strerror(code), {}}); };
+  const auto address = address_of(path);
+  if (!address) return fail(ENAMETOOLONG);
+  ::unlink(path.c_str());
+  Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd) return fail(errno);
+  const mode_t mask = ::umask(0177);
+  const int bound = ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(sockaddr_un));
+  const int code = errno;
+  ::umask(mask);
+  if (bound != 0) return fail(code);
+  if (::listen(fd.get(), 4) != 0) return fail(errno);
+  return fd;
+}
+
+}  // namespace ebb::supervisor

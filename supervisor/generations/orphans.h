@@ -1,0 +1,49 @@
+// Taking over processes that lost their supervisor: who they are (the registry), what they hold (ADOPT).
+// spec/processes.md 9.4. Blocking, with a deadline: nothing else has begun yet.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/fd.h"
+#include "ipc/channel.h"
+#include "supervisor/generations/configuration.h"
+#include "supervisor/generations/machine.h"
+#include "supervisor/process/registry.h"
+#include "supervisor/process/spawn.h"
+#include "supervisor/slots/slots.h"
+
+namespace ebb::supervisor {
+
+/// A process that answered, its link, and its socket in the runtime directory.
+struct Adopted {
+  Orphan orphan;
+  Process process;  // not our child: the pidfd tells when it ends, nobody how
+  ipc::Channel channel;
+  std::string socket;
+};
+
+struct Adoption {
+  std::vector<Adopted> processes;
+  Numbers used;
+  std::uint64_t current = 0;                                           // the generation that serves
+  std::vector<Slot> slots;                                             // each once
+  Fd replay;                                                           // the replay table; empty: nobody had it
+  std::map<std::uint64_t, std::shared_ptr<const Snapshot>> snapshots;  // by worker generation
+};
+
+inline constexpr std::chrono::seconds kAdoptionLimit{5};  // as the watchdog: who does not answer by then hangs
+
+/// Adopts every process of the registry in `directory` that still lives. One that does not answer in time is killed,
+/// one of another protocol is told to leave (QUIT). nullopt: there is nobody.
+std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
+                                      std::chrono::milliseconds limit = kAdoptionLimit);
+
+/// A listening socket at which one child can be adopted, made before it is spawned. Errors: os, with the path.
+Result<Fd> make_adoption_socket(const std::string& path);
+
+}  // namespace ebb::supervisor
