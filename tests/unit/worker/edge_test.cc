@@ -98,7 +98,9 @@ class EdgeTest : public testing::Test {
 
     edge = std::move(Edge::make(loop, std::move(config), std::move(*ipc::ReplayTable::create(4096))).value());
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      edge->listeners().add(static_cast<std::uint32_t>(i), i, Fd(::dup(slots[i].fd.get())));
+      ipc::SlotGrant grant{.cookie = 100 + i, .slot = static_cast<std::uint32_t>(i), .listener = 7};
+      grant.inbound = static_cast<std::uint16_t>(i);
+      edge->listeners().add(grant, Fd(::dup(slots[i].fd.get())));
     }
     edge->start();
   }
