@@ -373,7 +373,8 @@ void Broker::read_link(WorkerLink& link) {
       fault = true;
     });
     if (fault || end == ipc::ReadEnd::fault) {
-      log_event(log::Level::error, "broker", "a worker broke the handoff protocol", kv("worker", link.worker_id));
+      log_event(log::Level::error, "broker", "a worker broke the handoff protocol", kv("worker", link.worker_id),
+                kv("fault", ipc::name_of(link.channel.fault())));
       intake_->on_link_fault(link.id);
       return drop_link(link);
     }

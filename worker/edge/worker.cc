@@ -102,6 +102,7 @@ Result<> Worker::on_config(std::uint64_t, std::string_view snapshot) {
   auto edge = Edge::make(loop_, std::move(*config), std::exchange(replays_, std::nullopt));
   if (!edge) return std::unexpected(std::move(edge.error()));
   edge_ = std::move(*edge);
+  edge_->handoff().on_fault([this](std::uint64_t broker_gen) { report_fault(broker_gen); });
   control_.ready();
   return {};
 }
@@ -162,6 +163,12 @@ void Worker::check_drained() {
   if (left > 0) log_event(log::Level::warning, "edge", "connections were cut", kv("connections", left));
   control_.drained(left, static_cast<std::uint32_t>(edge_->handoff().unacked()));
   leave(0);
+}
+
+/// The supervisor makes another link: without one this worker would keep its clients waiting for ever.
+void Worker::report_fault(std::uint64_t broker_gen) {
+  control_.report({ipc::kLinkFaults, static_cast<std::uint32_t>(broker_gen), 1});
+  watch_ctl();
 }
 
 std::string Worker::on_query(std::string_view) {

@@ -42,6 +42,7 @@ class Worker final : private ipc::ChildHandler {
   void on_broken(const Error& why) override;
 
   void watch_ctl();
+  void report_fault(std::uint64_t broker_gen);
   void measure_lag();
   void check_drained();
   void leave(int status);

@@ -1,4 +1,5 @@
-// A worker and a broker as real processes: they survive their supervisor and let the next one in.
+// A worker and a broker as real processes, and the test as their supervisor: how they survive it and let the next one
+// in, and what they tell it.
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -40,9 +41,9 @@ std::string snapshot() {
 }
 
 /// Plays the supervisor of one child.
-class AdoptedProcess : public testing::TestWithParam<Role> {
+class ChildProcess : public testing::Test {
  protected:
-  AdoptedProcess() {
+  explicit ChildProcess(Role role) : role_(role) {
     std::string directory = "/tmp/ebb-adopted-XXXXXX";
     EXPECT_NE(::mkdtemp(directory.data()), nullptr);
     const std::string path = directory + "/socket";
@@ -56,12 +57,12 @@ class AdoptedProcess : public testing::TestWithParam<Role> {
     if (child_ == 0) {
       ends->first.reset();
       ::alarm(60);
-      ::_exit(GetParam() == Role::worker ? edge::run_worker(std::move(ends->second), std::move(listener))
-                                         : broker::run_broker(std::move(ends->second), std::move(listener)));
+      ::_exit(role_ == Role::worker ? edge::run_worker(std::move(ends->second), std::move(listener))
+                                    : broker::run_broker(std::move(ends->second), std::move(listener)));
     }
-    link_.emplace(std::move(ends->first), ipc::Link::ctl, Role::supervisor, GetParam());
+    link_.emplace(std::move(ends->first), ipc::Link::ctl, Role::supervisor, role_);
   }
-  ~AdoptedProcess() override {
+  ~ChildProcess() override {
     if (child_ > 0) {
       ::kill(child_, SIGKILL);
       ::waitpid(child_, nullptr, 0);
@@ -96,7 +97,7 @@ class AdoptedProcess : public testing::TestWithParam<Role> {
     return fd;
   }
   void adopt() {
-    link_.emplace(connect(), ipc::Link::adoption, Role::supervisor, GetParam());
+    link_.emplace(connect(), ipc::Link::adoption, Role::supervisor, role_);
     link_->send_body(Type::adopt, ipc::Adopt{{}, 9});
     ASSERT_TRUE(wait_for(Type::adopt_state));
   }
@@ -106,6 +107,7 @@ class AdoptedProcess : public testing::TestWithParam<Role> {
     for (bool found = false; Clock::now() < give_up;) {
       const auto end = link_->on_readable([&](ipc::Message& m) {
         found |= m.type() == type;
+        if (m.type() == Type::stats) stat_ = m.as<ipc::Stat>();
         if (m.type() != Type::adopt_state) return;
         state_ = m.as<ipc::AdoptState>();
         slots_ = m.records<ipc::AdoptSlot>(sizeof(ipc::AdoptState));
@@ -126,13 +128,19 @@ class AdoptedProcess : public testing::TestWithParam<Role> {
   sockaddr* generic() { return reinterpret_cast<sockaddr*>(&address_); }
 
   std::optional<Channel> link_;
+  ipc::Stat stat_;
   ipc::AdoptState state_;
   std::vector<ipc::AdoptSlot> slots_;
   std::vector<Fd> fds_;
 
  private:
+  Role role_;
   sockaddr_un address_{};
   pid_t child_ = -1;
+};
+
+struct AdoptedProcess : ChildProcess, testing::WithParamInterface<Role> {
+  AdoptedProcess() : ChildProcess(GetParam()) {}
 };
 
 TEST_P(AdoptedProcess, OutlivesTwoSupervisorsAndServesAThird) {
@@ -181,6 +189,26 @@ TEST_P(AdoptedProcess, LeavesWithItsSupervisorUnlessToldOtherwise) {
   set_up(slot.get());
   link_->close();
   EXPECT_EQ(wait_for_exit(), 0);
+}
+
+struct WorkerProcess : ChildProcess {
+  WorkerProcess() : ChildProcess(Role::worker) {}
+};
+
+TEST_F(WorkerProcess, TellsItsSupervisorOfALinkThatBrokeTheProtocol) {
+  Fd slot(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  ASSERT_EQ(::listen(slot.get(), 8), 0);
+  set_up(slot.get());
+  for (const std::uint64_t broker_gen : {4u, 4u, 5u}) {
+    auto ends = ipc::pair();
+    const int fds[] = {ends->second.get()};
+    link_->send_body(Type::link_add, ipc::LinkAdd{broker_gen, 1, 256}, fds);
+    ASSERT_EQ(::send(ends->first.get(), "no message", 10, MSG_NOSIGNAL), 10);
+    ASSERT_TRUE(wait_for(Type::stats));
+    EXPECT_EQ(stat_.counter, ipc::kLinkFaults);
+    EXPECT_EQ(stat_.label, broker_gen);
+    EXPECT_EQ(stat_.delta, 1u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Roles, AdoptedProcess, testing::Values(Role::worker, Role::broker),
