@@ -21,7 +21,7 @@ namespace {
 
 using namespace ebb;
 
-/// A child started by the supervisor: ctl is fd 3 (supervisor/README.md).
+/// A child started by the supervisor: ctl is fd 3, its adoption socket fd 4 (supervisor/README.md).
 int run_role(std::string_view role, int argc, char** argv) {
   const std::string title = argv[0];
   const std::vector<std::string> arguments(argv + 2, argv + argc);
@@ -30,14 +30,16 @@ int run_role(std::string_view role, int argc, char** argv) {
     supervisor::set_title(argc, argv, title, "ebbgate-checker");
     return supervisor::run_checker(std::move(ctl), Fd(supervisor::kCtlFd + 1), arguments);
   }
+  constexpr int kAdoptionFd = supervisor::kCtlFd + 1;  // missing when it could not be made
+  Fd adoption(::fcntl(kAdoptionFd, F_GETFD) >= 0 ? kAdoptionFd : -1);
   supervisor::raise_open_files();
   if (role == "worker") {
     supervisor::set_title(argc, argv, title, "ebbgate-worker");
-    return edge::run_worker(std::move(ctl));
+    return edge::run_worker(std::move(ctl), std::move(adoption));
   }
   if (role == "broker") {
     supervisor::set_title(argc, argv, title, "ebbgate-broker");
-    return broker::run_broker(std::move(ctl));
+    return broker::run_broker(std::move(ctl), std::move(adoption));
   }
   std::fprintf(stderr, "ebbgate: unknown role\n");
   return supervisor::kExitUsage;

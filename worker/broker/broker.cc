@@ -34,24 +34,58 @@ std::size_t fd_limit() {
 }  // namespace
 
 struct Broker::Ctl final : net::Watched {
-  Ctl(Broker& owner, Fd fd)
+  Ctl(Broker& owner, Fd fd, Fd adoption)
       : self(owner),
-        control(std::move(fd), ipc::Role::broker, owner),
-        retry([](void* ctl) { static_cast<Ctl*>(ctl)->on_events(EPOLLOUT); }, this) {
-    watched = control.fd();
-    self.loop_.add(watched, *this);
+        control(std::move(fd), ipc::Role::broker, owner, std::move(adoption)),
+        retry([](void* ctl) { static_cast<Ctl*>(ctl)->on_events(EPOLLOUT); }, this),
+        deadline(
+            [](void* ctl) {
+              static_cast<Ctl*>(ctl)->control.on_deadline();
+              static_cast<Ctl*>(ctl)->watch();
+            },
+            this),
+        door(*this) {
+    watch();
   }
   void on_events(std::uint32_t events) override {
     if ((events & EPOLLOUT) != 0) control.on_writable();
     control.on_readable();
-    if (control.fd() < 0 && watched >= 0) watched = -1;  // closed by the channel, which took it out of the epoll set
-    if (control.wants_write()) self.loop_.arm(retry, kRetry);
+    watch();
   }
+  /// After every call of `control`: the supervisor's link may have ended, or be another one.
+  void watch() {
+    follow(watched, control.fd(), *this);
+    follow(door.watched, control.adoption_fd(), door);
+    if (control.wants_write()) self.loop_.arm(retry, kRetry);
+    if (const auto due = control.next_deadline()) {
+      self.loop_.arm_at(deadline, *due);
+    } else {
+      deadline.disarm();
+    }
+  }
+  void follow(int& from, int to, net::Watched& who) {
+    if (from == to) return;
+    if (from >= 0) self.loop_.remove(from, who);
+    if (to >= 0) self.loop_.add(to, who);  // told at once of what waits there already
+    from = to;
+  }
+
+  struct Door final : net::Watched {  // the adoption socket, while a supervisor is wanted
+    explicit Door(Ctl& owner) : ctl(owner) {}
+    void on_events(std::uint32_t) override {
+      ctl.control.on_adoption_readable();
+      ctl.watch();
+    }
+    Ctl& ctl;
+    int watched = -1;
+  };
 
   Broker& self;
   ipc::ChildControl control;
   int watched = -1;
   net::Timer retry;
+  net::Timer deadline;
+  Door door;
 };
 
 struct Broker::Signals final : net::Watched {
@@ -89,7 +123,7 @@ struct Broker::WorkerLink final : net::Watched {
   bool over = false;
 };
 
-Broker::Broker(Fd ctl)
+Broker::Broker(Fd ctl, Fd adoption)
     : relays_(loop_),
       intake_timer_(
           [](void* self) {
@@ -108,7 +142,7 @@ Broker::Broker(Fd ctl)
       drain_timer_([](void* self) { static_cast<Broker*>(self)->check_drained(); }, this),
       retire_timer_([](void* self) { static_cast<Broker*>(self)->retire_tables(); }, this),
       sweep_links_([](void* self) { static_cast<Broker*>(self)->dead_links_.clear(); }, this) {
-  ctl_ = std::make_unique<Ctl>(*this, std::move(ctl));
+  ctl_ = std::make_unique<Ctl>(*this, std::move(ctl), std::move(adoption));
   signals_ = std::make_unique<Signals>(*this);
   loop_.arm(lag_timer_, kLagTick);
 }
@@ -135,10 +169,8 @@ void Broker::on_log(ipc::LogKind which, Fd file) {
   (access ? access_log_ : error_log_) = std::move(file);
 }
 
-Result<> Broker::on_shm(ipc::ShmKind, Fd memfd, std::uint64_t) {
-  kept_memory_.push_back(std::move(memfd));
-  return {};
-}
+/// Tables of the workers, in escrow only: ChildControl keeps them for who adopts us.
+Result<> Broker::on_shm(ipc::ShmKind, Fd, std::uint64_t) { return {}; }
 
 Result<> Broker::on_config(std::uint64_t gen, std::string_view snapshot) {
   auto config = config::parse_canonical(snapshot);
@@ -207,7 +239,9 @@ void Broker::retire_tables() {
   if (const auto due = plant_->tables().next_retirement(wait)) loop_.arm_at(retire_timer_, *due);
 }
 
-void Broker::on_slot(const ipc::SlotGrant& grant, Fd socket) { escrow_[grant.slot] = std::move(socket); }
+void Broker::on_slot(const ipc::SlotGrant& grant, Fd socket) {
+  escrow_[grant.slot] = {std::move(socket), {grant.cookie, grant.slot, grant.listener}};
+}
 
 void Broker::on_slot_revoked(std::uint32_t slot) { escrow_.erase(slot); }
 
@@ -301,6 +335,25 @@ ipc::Vitals Broker::on_ping() {
   return out;
 }
 
+void Broker::on_orphaned(Duration since) {
+  log_event(log::Level::warning, "broker", "the supervisor is gone, the broker goes on without it",
+            kv("seconds", std::chrono::duration_cast<std::chrono::seconds>(since).count()));
+}
+
+void Broker::on_adopter_refused(const Error& why) {
+  log_event(log::Level::warning, "broker", "a connection to the adoption socket was closed", kv("reason", why.what));
+}
+
+ipc::Adoptable Broker::adoptable() {
+  ipc::Adoptable out;
+  out.connections = static_cast<std::uint32_t>(relays_.size());
+  out.slots.reserve(escrow_.size());
+  for (const auto& [number, held] : escrow_) out.slots.push_back({held.slot, held.socket.get()});
+  return out;
+}
+
+void Broker::on_adopted() { log_event(log::Level::info, "broker", "adopted by a new supervisor"); }
+
 void Broker::on_broken(const Error& why) {
   log_event(log::Level::error, "broker", "cannot go on", kv("reason", why));
   leave(1);
@@ -320,7 +373,8 @@ void Broker::read_link(WorkerLink& link) {
       fault = true;
     });
     if (fault || end == ipc::ReadEnd::fault) {
-      log_event(log::Level::error, "broker", "a worker broke the handoff protocol", kv("worker", link.worker_id));
+      log_event(log::Level::error, "broker", "a worker broke the handoff protocol", kv("worker", link.worker_id),
+                kv("fault", ipc::name_of(link.channel.fault())));
       intake_->on_link_fault(link.id);
       return drop_link(link);
     }
@@ -390,8 +444,8 @@ void Broker::pool_changed(PortalKey key, Portal& portal) {
   arm_intake();
 }
 
-int run_broker(Fd ctl) {
-  Broker broker(std::move(ctl));
+int run_broker(Fd ctl, Fd adoption) {
+  Broker broker(std::move(ctl), std::move(adoption));
   return broker.run();
 }
 

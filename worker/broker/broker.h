@@ -20,7 +20,7 @@ namespace ebb::broker {
 
 class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
  public:
-  explicit Broker(Fd ctl);
+  explicit Broker(Fd ctl, Fd adoption = {});
   Broker(const Broker&) = delete;
   Broker& operator=(const Broker&) = delete;
   ~Broker() override;
@@ -49,6 +49,10 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void on_drain(const ipc::DrainOrder& order) override;
   std::string on_query(std::string_view request) override;
   ipc::Vitals on_ping() override;
+  void on_orphaned(Duration since) override;
+  void on_adopter_refused(const Error& why) override;
+  ipc::Adoptable adoptable() override;
+  void on_adopted() override;
   void on_broken(const Error& why) override;
 
   // ipc::OfferHost
@@ -78,8 +82,11 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   Visitors visitors_;
   relay::Relays relays_;
   Fd error_log_, access_log_;
-  std::vector<Fd> kept_memory_;         // shared tables of the workers: escrow only
-  std::map<std::uint32_t, Fd> escrow_;  // slots we never poll (spec/processes.md 3.3)
+  struct Escrowed {
+    Fd socket;
+    ipc::AdoptSlot slot;
+  };
+  std::map<std::uint32_t, Escrowed> escrow_;  // slots we never poll (spec/processes.md 3.3)
   std::unique_ptr<ipc::OfferIntake> intake_;
   std::unique_ptr<Plant> plant_;
   std::vector<std::unique_ptr<WorkerLink>> links_;

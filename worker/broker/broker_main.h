@@ -5,7 +5,8 @@
 
 namespace ebb::broker {
 
-/// Runs a broker on its ctl link until the supervisor ends it; returns the exit status.
-int run_broker(Fd ctl);
+/// Runs a broker on its ctl link until the supervisor ends it; returns the exit status. `adoption`: a listening
+/// socket for the next supervisor, when this one dies (ipc/child.h).
+int run_broker(Fd ctl, Fd adoption = {});
 
 }  // namespace ebb::broker

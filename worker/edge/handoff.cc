@@ -19,6 +19,7 @@ struct Handoff::Link {
   ipc::Channel channel;
   std::unique_ptr<net::Poll> poll;
   bool writing = false;
+  bool blamed = false;  // the broker says that we broke the protocol; it closes the link
 };
 
 Handoff::Handoff(net::UvLoop& loop, Owner owner)
@@ -74,10 +75,16 @@ void Handoff::read(Link& link) {
   loop_.defer(settle_);
   const std::uint64_t broker = link.broker_gen;
   const auto end = link.channel.on_readable([&](const ipc::Message& message) {
+    if (message.type() == ipc::Type::fault) {
+      link.blamed = true;
+      log_event(log::Level::error, "edge", "the broker closes its link after a fault",
+                kv("fault", ipc::name_of(message.as<ipc::Fault>().code)), kv("broker", broker));
+    }
     const auto fault = book_->on_message(broker, message, loop_.now());
     if (fault != ipc::FaultCode::none) link.channel.send_fault(fault, ipc::name_of(fault));
   });
   if (end == ipc::ReadEnd::drained || end == ipc::ReadEnd::busy || end == ipc::ReadEnd::starved) return;
+  const bool faulted = !link.channel.open() || link.blamed;
   if (link.channel.open()) {
     book_->on_link_eof(broker, loop_.now());  // the peer is gone and everything it said is read
   } else {
@@ -86,6 +93,7 @@ void Handoff::read(Link& link) {
     book_->on_link_fault(broker);
   }
   drop(link);
+  if (faulted && fault_) fault_(broker);
 }
 
 void Handoff::write(Link& link) {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "common/net/poll.h"
@@ -20,6 +21,9 @@ class Handoff {
     std::function<void()> changed;
   };
   Handoff(net::UvLoop& loop, Owner owner);
+  /// `tell`: a link to this broker generation was closed because either end broke the protocol. What was offered there
+  /// and judged by us is given up, the rest goes to the next link: somebody has to make one.
+  void on_fault(std::function<void(std::uint64_t broker_gen)> tell) { fault_ = std::move(tell); }
   Handoff(const Handoff&) = delete;
   Handoff& operator=(const Handoff&) = delete;
   ~Handoff();
@@ -46,6 +50,7 @@ class Handoff {
 
   net::UvLoop& loop_;
   Owner owner_;
+  std::function<void(std::uint64_t)> fault_;
   std::optional<ipc::OfferBook> book_;  // from the first link on, which says who we are
   std::vector<std::unique_ptr<Link>> links_;
   std::vector<std::unique_ptr<Link>> dropped_;  // destroyed at the end of the wake-up

@@ -21,15 +21,17 @@ Listeners::Listeners(net::UvLoop& loop, Owner owner)
 
 Listeners::~Listeners() = default;
 
-bool Listeners::add(std::uint32_t number, std::size_t inbound, Fd socket) {
-  Slot& slot = slots_[number];
+bool Listeners::add(const ipc::SlotGrant& grant, Fd socket) {
+  Slot& slot = slots_[grant.slot];
   slot.poll.reset();  // before its socket: a slot granted again replaces the old copy
   slot.socket = std::move(socket);
-  slot.inbound = inbound;
+  slot.inbound = grant.inbound;
+  slot.cookie = grant.cookie;
+  slot.listener = grant.listener;
   slot.polled = false;
   slot.poll = net::Poll::make(loop_, slot.socket.get(), [this, &slot](bool, bool) { accept_some(slot); });
   if (slot.poll == nullptr) {
-    slots_.erase(number);
+    slots_.erase(grant.slot);
     return false;
   }
   review();
@@ -41,6 +43,15 @@ void Listeners::remove(std::uint32_t slot) {
   if (at == slots_.end()) return;
   at->second.poll.reset();
   slots_.erase(at);
+}
+
+std::vector<ipc::HeldSlot> Listeners::held() const {
+  std::vector<ipc::HeldSlot> out;
+  out.reserve(slots_.size());
+  for (const auto& [number, slot] : slots_) {
+    out.push_back({{slot.cookie, number, slot.listener}, slot.socket.get()});
+  }
+  return out;
 }
 
 void Listeners::clear() {

@@ -6,10 +6,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "common/base/address.h"
 #include "common/base/fd.h"
 #include "common/net/poll.h"
+#include "ipc/child.h"
 
 namespace ebb::edge {
 
@@ -36,18 +38,22 @@ class Listeners {
   ~Listeners();
 
   /// False: the kernel cannot poll it.
-  bool add(std::uint32_t slot, std::size_t inbound, Fd socket);
+  bool add(const ipc::SlotGrant& grant, Fd socket);
   void remove(std::uint32_t slot);
   /// Closes every copy; what is queued stays with the other holders.
   void clear();
   /// Polls what is wanted and nothing else. After anything that wanted() depends on has changed.
   void review();
   std::size_t size() const { return slots_.size(); }
+  /// For a supervisor that adopts us.
+  std::vector<ipc::HeldSlot> held() const;
 
  private:
   struct Slot {
     Fd socket;
     std::size_t inbound = 0;
+    std::uint64_t cookie = 0;
+    std::uint32_t listener = 0;
     std::unique_ptr<net::Poll> poll;
     bool polled = false;
   };

@@ -17,17 +17,18 @@ std::string text_of(const Error& why) { return why.where.empty() ? why.what : wh
 
 }  // namespace
 
-int run_worker(Fd ctl) { return Worker(std::move(ctl)).run(); }
+int run_worker(Fd ctl, Fd adoption) { return Worker(std::move(ctl), std::move(adoption)).run(); }
 
-Worker::Worker(Fd ctl)
-    : control_(std::move(ctl), ipc::Role::worker, *this),
+Worker::Worker(Fd ctl, Fd adoption)
+    : control_(std::move(ctl), ipc::Role::worker, *this, std::move(adoption)),
+      ctl_deadline_(
+          [](void* self) {
+            static_cast<Worker*>(self)->control_.on_deadline();
+            static_cast<Worker*>(self)->watch_ctl();
+          },
+          this),
       lag_([](void* self) { static_cast<Worker*>(self)->measure_lag(); }, this),
       drain_check_([](void* self) { static_cast<Worker*>(self)->check_drained(); }, this) {
-  ctl_poll_ = net::Poll::make(loop_, control_.fd(), [this](bool readable, bool writable) {
-    if (writable) control_.on_writable();
-    if (readable) control_.on_readable();
-    watch_ctl();
-  });
   signal_poll_ = net::Poll::make(loop_, control_.signal_fd(), [this](bool, bool) { control_.on_signal(); });
   if (signal_poll_) signal_poll_->watch(true, false);
   watch_ctl();
@@ -42,11 +43,33 @@ int Worker::run() {
   return exit_status_;
 }
 
+/// After every call of control_: the supervisor's link may have ended, or be another one.
 void Worker::watch_ctl() {
-  if (control_.fd() < 0) {
+  if (control_.fd() != ctl_polled_) {
     ctl_poll_.reset();
-  } else if (ctl_poll_) {
-    ctl_poll_->watch(true, control_.wants_write());
+    ctl_polled_ = control_.fd();
+    if (ctl_polled_ >= 0) {
+      ctl_poll_ = net::Poll::make(loop_, ctl_polled_, [this](bool readable, bool writable) {
+        if (writable) control_.on_writable();
+        if (readable) control_.on_readable();
+        watch_ctl();
+      });
+    }
+  }
+  if (ctl_poll_) ctl_poll_->watch(true, control_.wants_write());
+  if (control_.adoption_fd() < 0) {
+    adoption_poll_.reset();
+  } else if (!adoption_poll_) {
+    adoption_poll_ = net::Poll::make(loop_, control_.adoption_fd(), [this](bool, bool) {
+      control_.on_adoption_readable();
+      watch_ctl();
+    });
+    if (adoption_poll_) adoption_poll_->watch(true, false);
+  }
+  if (const auto due = control_.next_deadline()) {
+    loop_.arm_at(ctl_deadline_, *due);
+  } else {
+    ctl_deadline_.disarm();
   }
 }
 
@@ -79,13 +102,14 @@ Result<> Worker::on_config(std::uint64_t, std::string_view snapshot) {
   auto edge = Edge::make(loop_, std::move(*config), std::exchange(replays_, std::nullopt));
   if (!edge) return std::unexpected(std::move(edge.error()));
   edge_ = std::move(*edge);
+  edge_->handoff().on_fault([this](std::uint64_t broker_gen) { report_fault(broker_gen); });
   control_.ready();
   return {};
 }
 
 void Worker::on_slot(const ipc::SlotGrant& grant, Fd socket) {
   if (!edge_ || cut_at_) return;
-  if (!edge_->listeners().add(grant.slot, grant.inbound, std::move(socket))) {
+  if (!edge_->listeners().add(grant, std::move(socket))) {
     log_event(log::Level::error, "edge", "slot cannot be polled", kv("slot", grant.slot));
   }
 }
@@ -141,6 +165,12 @@ void Worker::check_drained() {
   leave(0);
 }
 
+/// The supervisor makes another link: without one this worker would keep its clients waiting for ever.
+void Worker::report_fault(std::uint64_t broker_gen) {
+  control_.report({ipc::kLinkFaults, static_cast<std::uint32_t>(broker_gen), 1});
+  watch_ctl();
+}
+
 std::string Worker::on_query(std::string_view) {
   if (!edge_) return R"({"connections":0})";
   const auto& counts = edge_->counts();
@@ -162,6 +192,22 @@ ipc::Vitals Worker::on_ping() {
   }
   return out;
 }
+
+void Worker::on_orphaned(Duration since) {
+  log_event(log::Level::warning, "edge", "the supervisor is gone, the worker goes on without it",
+            kv("seconds", std::chrono::duration_cast<std::chrono::seconds>(since).count()));
+}
+
+void Worker::on_adopter_refused(const Error& why) {
+  log_event(log::Level::warning, "edge", "a connection to the adoption socket was closed", kv("reason", why.what));
+}
+
+ipc::Adoptable Worker::adoptable() {
+  if (!edge_) return {};
+  return {static_cast<std::uint32_t>(edge_->connections()), edge_->listeners().held()};
+}
+
+void Worker::on_adopted() { log_event(log::Level::info, "edge", "adopted by a new supervisor"); }
 
 void Worker::measure_lag() {
   // A timer is up to 8 ms late by design.

@@ -14,7 +14,7 @@ namespace ebb::edge {
 
 class Worker final : private ipc::ChildHandler {
  public:
-  explicit Worker(Fd ctl);
+  Worker(Fd ctl, Fd adoption);
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
   ~Worker() override;
@@ -35,9 +35,14 @@ class Worker final : private ipc::ChildHandler {
   void on_drain(const ipc::DrainOrder& order) override;
   std::string on_query(std::string_view request) override;
   ipc::Vitals on_ping() override;
+  void on_orphaned(Duration since) override;
+  void on_adopter_refused(const Error& why) override;
+  ipc::Adoptable adoptable() override;
+  void on_adopted() override;
   void on_broken(const Error& why) override;
 
   void watch_ctl();
+  void report_fault(std::uint64_t broker_gen);
   void measure_lag();
   void check_drained();
   void leave(int status);
@@ -49,7 +54,10 @@ class Worker final : private ipc::ChildHandler {
   std::unique_ptr<Edge> edge_;
   ipc::ChildControl control_;
   std::unique_ptr<net::Poll> ctl_poll_;
+  int ctl_polled_ = -1;
+  std::unique_ptr<net::Poll> adoption_poll_;  // while a supervisor is wanted
   std::unique_ptr<net::Poll> signal_poll_;
+  net::Timer ctl_deadline_;
   net::Timer lag_;
   Duration worst_lag_{};  // since the last PING
   net::Timer drain_check_;

@@ -8,50 +8,12 @@
 
 #include "common/crypto/hash.h"
 #include "ipc/memfd.h"
+#include "tests/unit/ipc/child_recorder.h"
 
 namespace ebb::ipc {
 namespace {
 
-struct Recorder final : ChildHandler {
-  std::vector<std::string> seen;
-  std::optional<DrainOrder> order;
-  Result<> verdict;
-
-  void on_log(LogKind which, Fd file) override { say("log " + std::to_string(static_cast<int>(which)) + open(file)); }
-  Result<> on_shm(ShmKind kind, Fd memfd, std::uint64_t bytes) override {
-    say("shm " + std::to_string(static_cast<int>(kind)) + " " + std::to_string(bytes) + open(memfd));
-    return {};
-  }
-  Result<> on_config(std::uint64_t gen, std::string_view snapshot) override {
-    say("config " + std::to_string(gen) + " " + std::string(snapshot));
-    return verdict;
-  }
-  void on_slot(const SlotGrant& grant, Fd socket) override { say("slot " + std::to_string(grant.slot) + open(socket)); }
-  void on_slot_revoked(std::uint32_t slot) override { say("revoked " + std::to_string(slot)); }
-  void on_link(const LinkAdd& link, Fd end) override { say("link " + std::to_string(link.broker_gen) + open(end)); }
-  void on_broker_state(const BrokerState& state) override { say("broker " + std::to_string(state.broker_gen)); }
-  Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override {
-    say("prepare " + std::to_string(gen) + " " + std::string(snapshot));
-    return verdict;
-  }
-  void on_update_commit(std::uint64_t gen) override { say("commit " + std::to_string(gen)); }
-  void on_update_abort(std::uint64_t gen) override { say("abort " + std::to_string(gen)); }
-  void on_start() override { say("start"); }
-  void on_pause() override { say("pause"); }
-  void on_drain(const DrainOrder& given) override {
-    order = given;
-    say("drain");
-  }
-  std::string on_query(std::string_view request) override {
-    say("query " + std::to_string(request.size()));
-    return std::string(100'000, 'a');
-  }
-  Vitals on_ping() override { return {7, 8, 9}; }
-  void on_broken(const Error& why) override { say("broken: " + why.where + ": " + why.what); }
-
-  void say(std::string text) { seen.push_back(std::move(text)); }
-  static std::string open(const Fd& fd) { return fd ? "" : " without fd"; }
-};
+using test::Recorder;
 
 class ChildControlTest : public ::testing::Test {
  protected:
@@ -165,6 +127,7 @@ TEST_F(ChildControlTest, TakesTheEndOfTheSupervisorAsQuit) {
   EXPECT_EQ(recorder.order->why, DrainOrder::Why::supervisor_gone);
   EXPECT_FALSE(recorder.order->deadline.has_value());
   EXPECT_TRUE(child->ended());
+  EXPECT_EQ(child->fd(), -1);  // a level-triggered watcher of the ended link would never sleep again
   child->on_readable();
   child->ready();
   child->drained(0, 0);  // nobody listens; nothing happens

@@ -167,6 +167,33 @@ TEST_F(OfferBookTest, ABrokenBrokerLosesWhatItWasOffered) {
   EXPECT_EQ(book.state(b), OfferState::offered);
 }
 
+TEST_F(OfferBookTest, AnotherLinkToTheSameBrokerTakesTheFaultedOnesPlace) {
+  book.add_link(1, old_link, 2);
+  const Hid a = add(), b = add(), c = add();
+  flush();
+  EXPECT_EQ(offered(old_link), (std::vector{a, b}));  // c had no credit
+  book.on_link_fault(1);
+  ASSERT_EQ(ends.size(), 2u);  // nobody knows who owns them
+  EXPECT_FALSE(book.accepting());
+  EXPECT_TRUE(book.add_link(1, new_link, 2));
+  EXPECT_TRUE(book.accepting());
+  flush();
+  EXPECT_EQ(offered(new_link), std::vector{c});
+  EXPECT_EQ(hids(1, Type::take, {c}), FaultCode::none);
+  EXPECT_EQ(hids(1, Type::take, {a}), FaultCode::unexpected);  // the dead link's hids are unknown here
+}
+
+TEST_F(OfferBookTest, WhatAFaultedLinkDidNotGetGoesToABrokerOfAnyGeneration) {
+  book.add_link(2, old_link, 1);
+  const Hid a = add(), b = add();
+  flush();
+  EXPECT_EQ(offered(old_link), std::vector{a});
+  book.on_link_fault(2);
+  book.add_link(1, new_link, 256);  // an older one
+  flush();
+  EXPECT_EQ(offered(new_link), std::vector{b});
+}
+
 TEST_F(OfferBookTest, TunnelsGoToTheNewestVisitorsToWhereTheTunnelsAre) {
   book.add_link(1, old_link, 256);
   book.add_link(2, new_link, 256);

@@ -98,7 +98,9 @@ class EdgeTest : public testing::Test {
 
     edge = std::move(Edge::make(loop, std::move(config), std::move(*ipc::ReplayTable::create(4096))).value());
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      edge->listeners().add(static_cast<std::uint32_t>(i), i, Fd(::dup(slots[i].fd.get())));
+      ipc::SlotGrant grant{.cookie = 100 + i, .slot = static_cast<std::uint32_t>(i), .listener = 7};
+      grant.inbound = static_cast<std::uint16_t>(i);
+      edge->listeners().add(grant, Fd(::dup(slots[i].fd.get())));
     }
     edge->start();
   }
@@ -230,6 +232,50 @@ TEST_F(EdgeTest, ClosesARefusedVisitorPolitely) {
     receive(client, at_client);
     return at_client == "<end>";
   })) << "an end, not a reset";
+}
+
+TEST_F(EdgeTest, ALinkThatBrokeTheProtocolIsReportedAndReplaced) {
+  std::vector<std::uint64_t> faults;
+  edge->handoff().on_fault([&](std::uint64_t broker_gen) { faults.push_back(broker_gen); });
+  add_broker(1);
+  const Fd first = connect_to(slots[1].port);
+  ASSERT_TRUE(offers_come(1));
+  const Fd second = connect_to(slots[1].port);  // no credit: it stays in the kernel's queue
+  ASSERT_EQ(::send(broker->fd(), "no message", 10, MSG_NOSIGNAL), 10);
+  ASSERT_TRUE(run_until(loop, [&] { return !faults.empty(); }));
+  EXPECT_EQ(faults, std::vector<std::uint64_t>{1});
+  EXPECT_EQ(edge->handoff().links(), 0u);
+  EXPECT_EQ(edge->handoff().pending(), 0u);  // what was out is nobody's any more, as far as we know
+  std::string at_client;
+  receive(first, at_client);
+  EXPECT_EQ(at_client, "");  // the broker has its copy and goes on as owner
+  add_broker();              // of the same generation
+  EXPECT_TRUE(offers_come(2));
+}
+
+TEST_F(EdgeTest, ABrokerThatFindsUsGuiltyGivesBackWhatItHadNotTaken) {
+  std::vector<std::uint64_t> faults;
+  edge->handoff().on_fault([&](std::uint64_t broker_gen) { faults.push_back(broker_gen); });
+  add_broker();
+  const Fd client = connect_to(slots[1].port);
+  ASSERT_TRUE(offers_come(1));
+  offered_fds.clear();
+  broker->send_fault(ipc::FaultCode::bad_seq, "test");
+  ASSERT_TRUE(run_until(loop, [&] { return !faults.empty(); }));
+  EXPECT_EQ(edge->handoff().pending(), 1u);
+  add_broker();
+  ASSERT_TRUE(offers_come(2));
+  EXPECT_EQ(offers[1].hid, offers[0].hid);
+  EXPECT_NE(offers[1].flags & ipc::offer_flags::retry, 0);
+}
+
+TEST_F(EdgeTest, ABrokerThatDiesIsNoFault) {
+  std::vector<std::uint64_t> faults;
+  edge->handoff().on_fault([&](std::uint64_t broker_gen) { faults.push_back(broker_gen); });
+  add_broker();
+  broker->close();
+  ASSERT_TRUE(run_until(loop, [&] { return edge->handoff().links() == 0; }));
+  EXPECT_TRUE(faults.empty());
 }
 
 TEST_F(EdgeTest, OffersABridgeAsATunnelWithItsState) {
