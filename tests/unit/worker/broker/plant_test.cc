@@ -209,6 +209,30 @@ TEST_F(PlantTest, DrainsAPortalThatComesWhileItDrains) {
   EXPECT_EQ(added.links()[0]->plan().state(), reverse::PortalTunnel::State::draining);
 }
 
+TEST_F(PlantTest, SaysWhichPortalsServeAndLetsThoseGoThatMoved) {
+  auto first = tunnel(portal(0));
+  auto second = tunnel(portal(1));
+  EXPECT_EQ(plant.live(), (std::vector<std::string>{"a a.reverse", "b b.reverse"}));
+  plant.set_moved({"a a.reverse"});
+  loop.run_once();
+  EXPECT_FALSE(first->ended()) << "nobody said that this process is replaced";
+  plant.drain();
+  EXPECT_TRUE(plant.live().empty());
+  EXPECT_EQ(plant.unmoved().size(), 2u);
+  plant.set_moved({"a a.reverse", "unknown x"});
+  ASSERT_EQ(plant.unmoved().size(), 1u);
+  EXPECT_EQ(plant.unmoved()[0]->settings().tag, "b");
+  EXPECT_TRUE(over(*first));
+  EXPECT_TRUE(run_until(loop, [&] { return portal(0).links().empty(); }));
+  EXPECT_FALSE(second->ended());
+  EXPECT_FALSE(plant.without_tunnels());
+  plant.set_moved({"b b.reverse"});
+  EXPECT_TRUE(over(*second));
+  EXPECT_TRUE(run_until(loop, [&] { return plant.without_tunnels(); }));
+  auto late = tunnel(portal(0));
+  EXPECT_FALSE(run_until(loop, [&] { return late->ended(); }, 50ms)) << "a has no tunnel elsewhere any more";
+}
+
 /// A bridge whose connection leads nowhere, so that dialling shows at once.
 config::Config with_bridge(const std::string& domain) {
   config::Config out;
@@ -262,6 +286,15 @@ TEST_F(BridgePlantTest, StopsDiallingForASuccessorAndTakesItBack) {
   EXPECT_FALSE(run_until(loop, [&] { return !bridge->last_failure().empty(); }, 50ms));
   plant.resume();
   EXPECT_TRUE(run_until(loop, [&] { return !bridge->last_failure().empty(); }));
+}
+
+TEST_F(BridgePlantTest, DialsNothingWhenStartedWhileItDrains) {
+  plant.drain();
+  plant.start();
+  EXPECT_FALSE(run_until(loop, [&] { return !plant.bridges()[0]->last_failure().empty(); }, 50ms));
+  EXPECT_TRUE(plant.without_tunnels());
+  plant.resume();
+  EXPECT_TRUE(run_until(loop, [&] { return !plant.bridges()[0]->last_failure().empty(); }));
 }
 
 TEST_F(BridgePlantTest, DialsNothingBeforeStart) {
