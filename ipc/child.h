@@ -33,6 +33,11 @@ struct Vitals {
   std::uint32_t fds_free = 0;
 };
 
+/// What came of PREPARE. The tables are usable in either case.
+struct UpdateVerdict {
+  std::string needs_restart;  // what only a new process can follow, in words; empty: nothing
+};
+
 /// What a child does about the messages of its supervisor. Callbacks come from ChildControl::on_readable() and
 /// on_signal(); they may call ChildControl back, but must not destroy it. Errors returned end the child (on_broken).
 class ChildHandler {
@@ -58,9 +63,9 @@ class ChildHandler {
 
   // CONFIG_UPDATE, brokers only: a worker's generation is its configuration (spec/processes.md 9.1).
   /// Build the tables of `gen` beside the old ones: what is new can be used from here on, nothing is taken away. A
-  /// second PREPARE replaces the first. Errors: refused = it needs a restart of this process; any other = it cannot be
-  /// used. The snapshot is checked and valid during the call.
-  virtual Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot);
+  /// second PREPARE replaces the first. Errors: it cannot be used, and nothing was prepared. The snapshot is checked
+  /// and valid during the call.
+  virtual Result<UpdateVerdict> on_update_prepare(std::uint64_t gen, std::string_view snapshot);
   /// From here on `gen` alone decides: what it lacks ends. Of another generation than the prepared one: nothing.
   virtual void on_update_commit(std::uint64_t) {}
   /// Drop what PREPARE has built.

@@ -174,11 +174,14 @@ void Broker::use_limits() {
 
 // --- a reload (spec/processes.md 9.1) --------------------------------------------------------------------------------
 
-Result<> Broker::on_update_prepare(std::uint64_t gen, std::string_view snapshot) {
+Result<ipc::UpdateVerdict> Broker::on_update_prepare(std::uint64_t gen, std::string_view snapshot) {
   if (!plant_) return std::unexpected{Error{Errc::protocol, "an update came before the configuration", {}}};
   auto config = config::parse_canonical(snapshot);
   if (!config) return std::unexpected{std::move(config.error()).in("snapshot")};
-  return plant_->prepare(gen, std::move(*config));
+  ipc::UpdateVerdict verdict{plant_->needs_restart(*config)};
+  auto prepared = plant_->prepare(gen, std::move(*config));
+  if (!prepared) return std::unexpected(std::move(prepared.error()));
+  return verdict;
 }
 
 void Broker::on_update_commit(std::uint64_t gen) {

@@ -38,7 +38,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void on_log(ipc::LogKind which, Fd file) override;
   Result<> on_shm(ipc::ShmKind kind, Fd memfd, std::uint64_t bytes) override;
   Result<> on_config(std::uint64_t gen, std::string_view snapshot) override;
-  Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override;
+  Result<ipc::UpdateVerdict> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override;
   void on_update_commit(std::uint64_t gen) override;
   void on_update_abort(std::uint64_t gen) override;
   void on_slot(const ipc::SlotGrant& grant, Fd socket) override;

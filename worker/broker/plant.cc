@@ -11,6 +11,7 @@ namespace ebb::broker {
 Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Relays& relays, Visitors& visitors,
              std::function<void(PortalKey, Portal&)> pool_changed)
     : tables_(std::move(tables)),
+      started_loops_(tables_.current().config.settings.broker_loops),
       relays_(relays),
       visitors_(visitors),
       pool_changed_(std::move(pool_changed)),
@@ -117,6 +118,13 @@ bool Plant::without_tunnels() const {
   return std::ranges::all_of(portals_, [](const auto& each) { return each.second->links().empty(); }) &&
          std::ranges::all_of(
              bridges_, [](const auto& each) { return each.second->links().empty() && each.second->dialling() == 0; });
+}
+
+std::string Plant::needs_restart(const config::Config& config) const {
+  const auto text = [](std::uint32_t loops) { return loops == 0 ? std::string("auto") : std::to_string(loops); };
+  const std::uint32_t wanted = config.settings.broker_loops;
+  if (wanted == started_loops_) return {};
+  return "broker.loops changes from " + text(started_loops_) + " to " + text(wanted);
 }
 
 Result<> Plant::prepare(Gen gen, config::Config config) {

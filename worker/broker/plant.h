@@ -57,6 +57,9 @@ class Plant {
   /// No portal and no bridge has a tunnel in any state, and none is being dialled.
   bool without_tunnels() const;
 
+  /// What of `config` only a new process can follow, against what this one was started with; empty: nothing. The rest
+  /// can be prepared all the same.
+  std::string needs_restart(const config::Config& config) const;
   /// Errors: config.
   Result<> prepare(Gen gen, config::Config config);
   /// nullopt: it is not the prepared generation.
@@ -70,6 +73,7 @@ class Plant {
   bool bridges_may_enter(const Portal& portal) const;
 
   GenerationTables tables_;
+  const std::uint32_t started_loops_;  // broker.loops; 0 = auto
   relay::Relays& relays_;
   Visitors& visitors_;
   std::function<void(PortalKey, Portal&)> pool_changed_;

@@ -16,6 +16,7 @@ struct Recorder final : ChildHandler {
   std::vector<std::string> seen;
   std::optional<DrainOrder> order;
   Result<> verdict;
+  std::string needs_restart;
 
   void on_log(LogKind which, Fd file) override { say("log " + std::to_string(static_cast<int>(which)) + open(file)); }
   Result<> on_shm(ShmKind kind, Fd memfd, std::uint64_t bytes) override {
@@ -30,9 +31,10 @@ struct Recorder final : ChildHandler {
   void on_slot_revoked(std::uint32_t slot) override { say("revoked " + std::to_string(slot)); }
   void on_link(const LinkAdd& link, Fd end) override { say("link " + std::to_string(link.broker_gen) + open(end)); }
   void on_broker_state(const BrokerState& state) override { say("broker " + std::to_string(state.broker_gen)); }
-  Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override {
+  Result<UpdateVerdict> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override {
     say("prepare " + std::to_string(gen) + " " + std::string(snapshot));
-    return verdict;
+    if (!verdict) return std::unexpected(verdict.error());
+    return UpdateVerdict{needs_restart};
   }
   void on_update_commit(std::uint64_t gen) override { say("commit " + std::to_string(gen)); }
   void on_update_abort(std::uint64_t gen) override { say("abort " + std::to_string(gen)); }
@@ -210,13 +212,18 @@ TEST_F(BrokerControlTest, SaysWhyAnUpdateIsRefused) {
   recorder.verdict = std::unexpected(Error{Errc::config, std::string(300, 'x'), "routing"});
   update(4, UpdatePhase::prepare, "{}");
   child->on_readable();
-  recorder.verdict = std::unexpected(Error{Errc::refused, "the number of loops", {}});
+  recorder.verdict = {};
+  recorder.needs_restart = "the number of loops";
   update(5, UpdatePhase::prepare, "{}");
   child->on_readable();
+  recorder.needs_restart = std::string(300, 'y');
+  update(6, UpdatePhase::prepare, "{}");
+  child->on_readable();
   answers();
-  ASSERT_EQ(results.size(), 2u);
+  ASSERT_EQ(results.size(), 3u);
   EXPECT_EQ(results[0], "4 1 2 routing: " + std::string(kMaxUpdateText - 9, 'x'));
   EXPECT_EQ(results[1], "5 1 1 the number of loops");
+  EXPECT_EQ(results[2], "6 1 1 " + std::string(kMaxUpdateText, 'y'));
 }
 
 TEST_F(BrokerControlTest, AnswersASnapshotThatMayChangeUnderItsFeet) {

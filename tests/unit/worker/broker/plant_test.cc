@@ -188,6 +188,19 @@ TEST_F(PlantTest, CountsTunnelsOfAUserAsOneBridgesOverReloads) {
   EXPECT_EQ(portal(0).links()[0]->bridge_key(), portal(0).links()[1]->bridge_key());
 }
 
+TEST_F(PlantTest, PreparesWhatItCannotFollowInPlaceAndSaysSo) {
+  auto fresh = base();
+  EXPECT_EQ(plant.needs_restart(fresh), "");
+  fresh.settings.broker_loops = 2;
+  EXPECT_EQ(plant.needs_restart(fresh), "broker.loops changes from auto to 2");
+  fresh.portals[0].tag = "new";
+  ASSERT_TRUE(plant.prepare(2, fresh));
+  EXPECT_EQ(plant.portals().size(), 3u);
+  ASSERT_TRUE(plant.commit(2).has_value());
+  EXPECT_EQ(plant.needs_restart(fresh), "broker.loops changes from auto to 2") << "the process is still the same";
+  EXPECT_EQ(plant.needs_restart(base()), "") << "back to what it was started with";
+}
+
 TEST_F(PlantTest, ChangesNothingWhenRulesCannotBeUsed) {
   auto fresh = base();
   routing::Rule rule;
