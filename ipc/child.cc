@@ -145,7 +145,7 @@ Result<> ChildControl::shm_arrived(Message& message) {
   return handler_.on_shm(shm.kind, std::move(message.fds[0]), shm.len);
 }
 
-Result<> ChildHandler::on_update_prepare(std::uint64_t, std::string_view) {
+Result<UpdateVerdict> ChildHandler::on_update_prepare(std::uint64_t, std::string_view) {
   return std::unexpected(Error{Errc::refused, "this process takes no new configuration", {}});
 }
 
@@ -161,13 +161,16 @@ Result<> ChildControl::update_arrived(Message& message) {
     prepared_.reset();
     auto snapshot = read_sealed(message.fds[0].get(), kMaxSnapshot);
     const auto prepared = snapshot ? handler_.on_update_prepare(update.gen, *snapshot)
-                                   : Result<>(std::unexpected(std::move(snapshot.error()).in("snapshot")));
+                                   : Result<UpdateVerdict>(std::unexpected(std::move(snapshot.error()).in("snapshot")));
     if (!prepared) {
       const Error& why = prepared.error();
-      answer.code = why.code == Errc::refused ? 1 : 2;
+      answer.code = 2;
       text = why.where.empty() ? why.what : why.where + ": " + why.what;
-      text.resize(std::min(text.size(), kMaxUpdateText));
+    } else if (!prepared->needs_restart.empty()) {
+      answer.code = 1;
+      text = prepared->needs_restart;
     }
+    text.resize(std::min(text.size(), kMaxUpdateText));
     if (answer.code < 2) {
       prepared_ = Snapshot{update.gen, std::move(message.fds[0]), crypto::sha256({as_bytes(*snapshot)})};
     }

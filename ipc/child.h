@@ -40,6 +40,11 @@ struct Vitals {
   std::uint32_t fds_free = 0;
 };
 
+/// What came of PREPARE. The tables are usable in either case.
+struct UpdateVerdict {
+  std::string needs_restart;  // what only a new process can follow, in words; empty: nothing
+};
+
 /// A listening socket as a child holds it. The descriptor is borrowed.
 struct HeldSlot {
   AdoptSlot slot;
@@ -78,9 +83,9 @@ class ChildHandler {
 
   // CONFIG_UPDATE, brokers only: a worker's generation is its configuration (spec/processes.md 9.1).
   /// Build the tables of `gen` beside the old ones: what is new can be used from here on, nothing is taken away. A
-  /// second PREPARE replaces the first. Errors: refused = it needs a restart of this process; any other = it cannot be
-  /// used. The snapshot is checked and valid during the call.
-  virtual Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot);
+  /// second PREPARE replaces the first. Errors: it cannot be used, and nothing was prepared. The snapshot is checked
+  /// and valid during the call.
+  virtual Result<UpdateVerdict> on_update_prepare(std::uint64_t gen, std::string_view snapshot);
   /// From here on `gen` alone decides: what it lacks ends. Of another generation than the prepared one: nothing.
   virtual void on_update_commit(std::uint64_t) {}
   /// Drop what PREPARE has built.

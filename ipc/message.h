@@ -200,7 +200,7 @@ enum class UpdatePhase : std::uint32_t { prepare = 1, commit = 2, abort = 3 };
 struct ConfigUpdate {  // PREPARE: + 1 sealed memfd with the snapshot. Text (<= 256 bytes) follows
   std::uint64_t gen = 0;
   UpdatePhase phase = UpdatePhase::prepare;
-  std::uint32_t code = 0;  // in the result: 0 OK, 1 needs a restart, 2 refused; the text says why
+  std::uint32_t code = 0;  // in the result: 0 OK; 1 usable, but needs a new process; 2 unusable. Text says why
 };
 inline constexpr std::size_t kMaxUpdateText = 256;
 

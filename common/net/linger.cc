@@ -1,13 +1,17 @@
 #include "common/net/linger.h"
 
+#include <utility>
+
 namespace ebb::net {
 
 class Lingering::One final : public StreamObserver {
  public:
-  One(Lingering& home, std::unique_ptr<Stream> stream) : home_(home), stream_(std::move(stream)) {
+  One(Lingering& home, std::unique_ptr<Stream> stream)
+      : home_(home), stream_(std::move(stream)), since_(stream_->loop().now()) {
     stream_->observe(this);
     stream_->shutdown_write();
     stream_->watch(true, false);
+    left_ = stream_->undelivered();
     stream_->loop().arm(limit_, kLimit);
   }
   void on_readable() override {
@@ -19,10 +23,18 @@ class Lingering::One final : public StreamObserver {
   std::list<std::unique_ptr<One>>::iterator place;
 
  private:
+  void time_is_over() {
+    const std::size_t left = stream_->undelivered();
+    const bool progress = left > 0 && left < std::exchange(left_, left);
+    if (!progress || stream_->loop().now() - since_ >= kLongest) return drop();
+    stream_->loop().arm(limit_, kLimit);
+  }
   void drop() { home_.streams_.erase(place); }  // destroys us
   Lingering& home_;
   std::unique_ptr<Stream> stream_;
-  Timer limit_{[](void* self) { static_cast<One*>(self)->drop(); }, this};
+  TimePoint since_;
+  std::size_t left_ = 0;  // bytes the kernel had when the timer was set
+  Timer limit_{[](void* self) { static_cast<One*>(self)->time_is_over(); }, this};
 };
 
 Lingering::Lingering() = default;

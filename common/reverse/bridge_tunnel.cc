@@ -135,8 +135,10 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now)
   }
   if (message->hello && marked_) {
     hello_stream_ = stream;  // the portal reads this one from now on
-    if (!peer_hello_) peer_hello_ = *message->hello;
+    const bool fresh = !peer_hello_;
+    if (fresh) peer_hello_ = *message->hello;
     send_limits_ = limits_from(*peer_hello_);
+    if (fresh && leaving_) tell_restart();
   }
 }
 
@@ -155,13 +157,21 @@ void BridgeTunnel::write_control(Control& message) {
 }
 
 bool BridgeTunnel::announce_restart() {
+  leaving_ = true;
+  return tell_restart();
+}
+
+bool BridgeTunnel::announce_return() {
+  leaving_ = false;
+  return tell({});
+}
+
+bool BridgeTunnel::tell_restart() {
   Control message;
   message.state = kStateDrain;
   message.notice = Notice{kNoticeRestart, "restart", 0};
   return tell(std::move(message));
 }
-
-bool BridgeTunnel::announce_return() { return tell({}); }
 
 bool BridgeTunnel::tell(Control message) {
   if (!peer_hello_ || !hello_stream_ || state_ == State::dead) return false;

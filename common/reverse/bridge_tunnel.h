@@ -60,10 +60,12 @@ class BridgeTunnel {
   std::uint64_t bad_control() const { return bad_control_; }
 
   /// Planned restart: tells our own portal to choose another tunnel. False towards a stock portal, which cannot be told
-  /// (and is not written to).
+  /// (and is not written to), and before we know whose portal it is: ours is told as soon as it has said so.
   bool announce_restart();
   /// Takes it back. False as above.
   bool announce_return();
+  /// We want to leave it, whether or not the portal could be told.
+  bool leaving() const { return leaving_; }
   /// Tell when the transport is not read because of back-pressure: silence proves nothing then.
   void set_reading(bool reading, TimePoint now) { liveness_.set_reading(reading, now); }
 
@@ -75,6 +77,7 @@ class BridgeTunnel {
   void on_control(StreamId stream, ConstSpan payload, TimePoint now);
   void forget_control(StreamId stream);
   void write_control(Control& message);
+  bool tell_restart();
   bool tell(Control message);
   void send_ping();
   TimePoint closing_at() const;
@@ -92,6 +95,7 @@ class BridgeTunnel {
   bool marked_ = false;                   // the portal showed the marker, and we answered
   std::optional<StreamId> hello_stream_;  // where we answered, and may write
   std::string control_name_;
+  bool leaving_ = false;  // announce_restart()
   std::optional<Hello> peer_hello_;
   SendLimits send_limits_;
   TimePoint empty_since_;  // TimePoint::max() while a session is live

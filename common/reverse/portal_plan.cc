@@ -1,6 +1,7 @@
 #include "common/reverse/portal_plan.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 namespace ebb::reverse {
 namespace {
@@ -58,12 +59,13 @@ std::vector<TunnelId> tunnels_to_ask(std::span<const PoolMember> members, std::s
 }
 
 std::vector<TunnelId> tunnels_replaced(std::span<const PoolMember> members) {
+  std::unordered_set<std::uint64_t> serving;  // a whole pool drains at once: look at each pair and it takes seconds
+  for (const auto& m : members) {
+    if (!m.draining && !m.congested) serving.insert(m.bridge);
+  }
   std::vector<TunnelId> out;
   for (const auto& m : members) {
-    const auto replaces = [&m](const PoolMember& other) {
-      return other.bridge == m.bridge && !other.draining && !other.congested;
-    };
-    if (m.draining && std::ranges::any_of(members, replaces)) out.push_back(m.id);
+    if (m.draining && serving.contains(m.bridge)) out.push_back(m.id);
   }
   return out;
 }

@@ -59,7 +59,8 @@ struct PoolMember {
 /// Source: spec/reverse.md 8.3.
 std::vector<TunnelId> tunnels_to_ask(std::span<const PoolMember> members, std::size_t wanted);
 
-/// Draining tunnels whose bridge has another one that does not drain: set_replaced(true) on these.
+/// Draining tunnels whose bridge has another one that does not drain, in the order of `members`: set_replaced(true) on
+/// these, false on all others.
 std::vector<TunnelId> tunnels_replaced(std::span<const PoolMember> members);
 
 }  // namespace ebb::reverse

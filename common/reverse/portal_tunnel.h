@@ -76,8 +76,10 @@ class PortalTunnel {
   /// May get new streams while no other tunnel is there.
   bool pickable_as_last(TimePoint now) const;
 
-  /// Another tunnel of this bridge is up: an empty draining one may close.
+  /// Its visitors are served elsewhere: another tunnel of this bridge is up, or the successor of this process serves
+  /// the portal. A draining tunnel closes as soon as it is empty then; without that it stays, for visitors who come.
   void set_replaced(bool replaced) { replaced_ = replaced; }
+  bool replaced() const { return replaced_; }
   /// DRAIN technique (spec/reverse.md 8.3): makes the bridge dial another tunnel; this one stays fully usable.
   void ask_for_another(TimePoint now);
   bool asked_for_another() const { return tell_drain_; }

@@ -37,6 +37,7 @@ class MemoryStream final : public net::Stream {
   void shutdown_write() override;
   void reset() override;
   std::optional<Endpoint> peer() const override { return peer_address; }
+  std::size_t undelivered() const override { return other_ != nullptr ? other_->inbox_.size() : 0; }
 
   /// For the test's own end. put(): writes all of it past capacity and faults. take(): all that has arrived.
   void put(ConstSpan bytes);

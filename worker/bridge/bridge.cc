@@ -138,6 +138,10 @@ reverse::BridgeLoad Bridge::load() const {
   for (const auto& link : links_) {
     switch (link->plan().state()) {
       case reverse::BridgeTunnel::State::active:
+        if (link->plan().leaving()) {
+          ++out.draining;
+          break;
+        }
         ++out.active;
         out.sessions += link->plan().sessions();
         break;

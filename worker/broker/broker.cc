@@ -11,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/config/canonical.h"
 #include "common/net/linger.h"
+#include "ipc/query.h"
 #include "worker/broker/broker_main.h"
 #include "worker/broker/status.h"
 
@@ -20,6 +21,7 @@ namespace {
 constexpr auto kRetry = std::chrono::milliseconds(5);  // a link without room, or a process without descriptors
 constexpr auto kLagTick = std::chrono::milliseconds(500);
 constexpr auto kDrainTick = std::chrono::milliseconds(50);
+constexpr auto kLeaveTick = std::chrono::milliseconds(100);  // between two looks at whether anything is left
 
 std::size_t quarter_of_memory() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) / 4 * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -140,6 +142,7 @@ Broker::Broker(Fd ctl, Fd adoption)
           },
           this),
       drain_timer_([](void* self) { static_cast<Broker*>(self)->check_drained(); }, this),
+      leave_timer_([](void* self) { static_cast<Broker*>(self)->check_empty(); }, this),
       retire_timer_([](void* self) { static_cast<Broker*>(self)->retire_tables(); }, this),
       sweep_links_([](void* self) { static_cast<Broker*>(self)->dead_links_.clear(); }, this) {
   ctl_ = std::make_unique<Ctl>(*this, std::move(ctl), std::move(adoption));
@@ -154,7 +157,9 @@ int Broker::run() {
   return exit_status_;
 }
 
+/// The loop ends with this turn, and links may still be read in it: no more TAKE from here on.
 void Broker::leave(int status) {
+  over_ = true;
   exit_status_ = status;
   loop_.stop();
 }
@@ -201,11 +206,14 @@ void Broker::use_limits() {
 
 // --- a reload (spec/processes.md 9.1) --------------------------------------------------------------------------------
 
-Result<> Broker::on_update_prepare(std::uint64_t gen, std::string_view snapshot) {
+Result<ipc::UpdateVerdict> Broker::on_update_prepare(std::uint64_t gen, std::string_view snapshot) {
   if (!plant_) return std::unexpected{Error{Errc::protocol, "an update came before the configuration", {}}};
   auto config = config::parse_canonical(snapshot);
   if (!config) return std::unexpected{std::move(config.error()).in("snapshot")};
-  return plant_->prepare(gen, std::move(*config));
+  ipc::UpdateVerdict verdict{plant_->needs_restart(*config)};
+  auto prepared = plant_->prepare(gen, std::move(*config));
+  if (!prepared) return std::unexpected(std::move(prepared.error()));
+  return verdict;
 }
 
 void Broker::on_update_commit(std::uint64_t gen) {
@@ -261,13 +269,58 @@ void Broker::on_link(const ipc::LinkAdd& link, Fd end) {
 
 /// Ours (spec/processes.md 9.3): a successor is there, or is gone again. Unlike DRAIN this may be taken back.
 void Broker::on_broker_state(const ipc::BrokerState& state) {
+  if (!plant_ || draining_ || over_ || state.broker_gen != ctl_->control.gen()) return;
+  if (state.state == ipc::BrokerPhase::draining) begin_leaving();
+  if (state.state == ipc::BrokerPhase::active) stay();
+}
+
+void Broker::begin_leaving() {
   constexpr auto kSpread = std::chrono::seconds(1);  // over many bridges, which dial the successor at once
-  if (!plant_ || draining_ || state.broker_gen != ctl_->control.gen()) return;
-  if (state.state == ipc::BrokerPhase::draining) {
-    log_event(log::Level::info, "broker", "tunnels are drained for a successor", kv("connections", relays_.size()));
-    plant_->drain(kSpread);
-  } else if (state.state == ipc::BrokerPhase::active) {
-    plant_->resume();
+  if (leaving_since_) return;
+  log_event(log::Level::info, "broker", "tunnels are drained for a successor", kv("connections", relays_.size()));
+  leaving_since_ = loop_.now();
+  plant_->drain(kSpread);
+  loop_.arm(leave_timer_, kLeaveTick);
+}
+
+void Broker::stay() {
+  if (!leaving_since_) return;
+  log_event(log::Level::info, "broker", "the successor is gone: back to service", kv("connections", relays_.size()));
+  leaving_since_.reset();
+  warned_of_.clear();
+  leave_timer_.disarm();
+  plant_->resume();
+}
+
+/// Leaves by itself once nothing is left, however long that takes. Offers still under way come back to their workers
+/// with the end of our links, unread.
+void Broker::check_empty() {
+  if (!leaving_since_ || draining_) return;
+  if (!carries_nothing()) {
+    warn_of_unmoved();
+    return loop_.arm(leave_timer_, kLeaveTick);
+  }
+  log_event(log::Level::info, "broker", "nothing is left: leaving to the successor");
+  intake_->go_away(ctl_->control.gen(), loop_.now());
+  ctl_->control.drained(0, 0);
+  leave(0);
+}
+
+/// Tunnels that close stay in their lists until the kernel has their last bytes; then they linger.
+bool Broker::carries_nothing() const {
+  return relays_.size() == 0 && intake_->pending() == 0 && plant_->without_tunnels() && loop_.lingering().size() == 0;
+}
+
+void Broker::warn_of_unmoved() {
+  const Duration limit = plant_->config().settings.timers.broker_move;
+  if (loop_.now() - *leaving_since_ < limit) return;
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit).count();
+  for (const Portal* portal : plant_->unmoved()) {
+    const auto& settings = portal->settings();
+    if (!warned_of_.insert(portal->name()).second) continue;
+    log_event(log::Level::warning, "portal", "no bridge has dialled the successor: its tunnels stay here",
+              kv("tag", settings.tag), kv("domain", settings.domain), kv("tunnels", portal->links().size()),
+              kv("after_s", seconds));
   }
 }
 
@@ -292,6 +345,7 @@ void Broker::on_drain(const ipc::DrainOrder& order) {
 }
 
 void Broker::check_drained() {
+  if (over_) return;
   const bool over = drain_until_ && loop_.now() >= *drain_until_;
   if ((relays_.size() == 0 && all_delivered()) || over || !plant_) {
     const auto left = static_cast<std::uint32_t>(relays_.size());
@@ -311,8 +365,16 @@ bool Broker::all_delivered() const {
   return std::ranges::all_of(plant_->portals(), delivered) && std::ranges::all_of(plant_->bridges(), delivered);
 }
 
-std::string Broker::on_query(std::string_view) {
-  return plant_ ? status_json(plant_->portals(), plant_->bridges(), relays_.size(), loop_.now()) : "{}";
+std::string Broker::on_query(std::string_view request) {
+  if (!plant_) return "{}";
+  auto query = ipc::parse_query(request);
+  if (!query) return ipc::query_error(query.error().what);
+  switch (query->kind) {
+    case ipc::Query::Kind::live: return live_json(plant_->live());
+    case ipc::Query::Kind::moved: plant_->set_moved(std::move(query->portals)); return "{}";
+    case ipc::Query::Kind::status: break;
+  }
+  return status_json(plant_->portals(), plant_->bridges(), relays_.size(), loop_.now());
 }
 
 /// At most: both sides of a relay may be sockets. Parked offers hold theirs too.
@@ -362,7 +424,7 @@ void Broker::on_broken(const Error& why) {
 // --- what the workers say --------------------------------------------------------------------------------------------
 
 void Broker::read_link(WorkerLink& link) {
-  if (link.over) return;
+  if (link.over || over_) return;
   for (;;) {
     bool fault = false;
     const auto end = link.channel.on_readable([&](ipc::Message& message) {

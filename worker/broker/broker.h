@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,7 +38,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void on_log(ipc::LogKind which, Fd file) override;
   Result<> on_shm(ipc::ShmKind kind, Fd memfd, std::uint64_t bytes) override;
   Result<> on_config(std::uint64_t gen, std::string_view snapshot) override;
-  Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override;
+  Result<ipc::UpdateVerdict> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override;
   void on_update_commit(std::uint64_t gen) override;
   void on_update_abort(std::uint64_t gen) override;
   void on_slot(const ipc::SlotGrant& grant, Fd socket) override;
@@ -71,6 +72,11 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void portals_removed(const Plant::Removed& removed);
   void retire_tables();
   void check_drained();
+  void begin_leaving();
+  void stay();
+  void check_empty();
+  bool carries_nothing() const;
+  void warn_of_unmoved();
   bool all_delivered() const;
   std::size_t fds_in_use() const;
   void leave(int status);
@@ -96,11 +102,15 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   net::Timer intake_timer_;
   net::Timer lag_timer_;
   net::Timer drain_timer_;
+  net::Timer leave_timer_;
   net::Timer retire_timer_;
   net::Deferred sweep_links_;
   std::optional<TimePoint> drain_until_;
   Duration worst_lag_{};
-  bool draining_ = false;
+  bool draining_ = false;                   // ctl DRAIN: final
+  std::optional<TimePoint> leaving_since_;  // a successor is there: this process ends once it carries nothing
+  std::set<std::string> warned_of_;         // portals that have not moved in time, by name()
+  bool over_ = false;                       // nothing is taken any more: what is still in the links comes back with us
   int exit_status_ = 0;
 };
 

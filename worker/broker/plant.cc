@@ -1,5 +1,6 @@
 #include "worker/broker/plant.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -10,6 +11,7 @@ namespace ebb::broker {
 Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Relays& relays, Visitors& visitors,
              std::function<void(PortalKey, Portal&)> pool_changed)
     : tables_(std::move(tables)),
+      started_loops_(tables_.current().config.settings.broker_loops),
       relays_(relays),
       visitors_(visitors),
       pool_changed_(std::move(pool_changed)),
@@ -57,6 +59,7 @@ std::vector<const bridge::Bridge*> Plant::bridges() const {
 
 void Plant::start() {
   started_ = true;
+  if (draining_) return;  // resume() starts them
   for (auto& [key, each] : bridges_) each->start();
 }
 
@@ -68,9 +71,60 @@ void Plant::drain(Duration spread) {
 
 void Plant::resume() {
   if (!std::exchange(draining_, false)) return;
+  moved_.clear();
   for (auto& [key, each] : portals_) each->resume();
   if (!started_) return;
   for (auto& [key, each] : bridges_) each->resume();
+}
+
+void Plant::set_moved(std::set<std::string> portals) {
+  if (!draining_) return;
+  moved_ = std::move(portals);
+  for (auto& [key, each] : portals_) each->set_moved(moved_.contains(each->name()) && !bridges_may_enter(*each));
+}
+
+/// Streams out of a bridge's tunnels stay in this process: a portal they may be routed to has to keep its own tunnels
+/// as long as there are any. Judged by what rules can match of such a stream at all: its inbound tag.
+bool Plant::bridges_may_enter(const Portal& portal) const {
+  const auto& config = tables_.current().config;
+  const auto& tag = portal.settings().tag;
+  for (const auto& [key, each] : bridges_) {
+    if (each->links().empty()) continue;
+    if (config.outbounds.empty()) return true;  // a portal is the default
+    for (const auto& rule : config.rules) {
+      const auto& from = rule.inbound_tags;
+      if (rule.outbound_tag != tag) continue;
+      if (!from || std::ranges::find(*from, each->settings().tag) != from->end()) return true;
+    }
+  }
+  return false;
+}
+
+std::vector<std::string> Plant::live() const {
+  std::vector<std::string> out;
+  for (const Portal* each : portals()) {
+    if (each->serving()) out.push_back(each->name());
+  }
+  return out;
+}
+
+std::vector<const Portal*> Plant::unmoved() const {
+  std::vector<const Portal*> out = portals();
+  std::erase_if(out, [this](const Portal* each) { return moved_.contains(each->name()) || each->live() == 0; });
+  return out;
+}
+
+bool Plant::without_tunnels() const {
+  return std::ranges::all_of(portals_, [](const auto& each) { return each.second->links().empty(); }) &&
+         std::ranges::all_of(
+             bridges_, [](const auto& each) { return each.second->links().empty() && each.second->dialling() == 0; });
+}
+
+std::string Plant::needs_restart(const config::Config& config) const {
+  const auto text = [](std::uint32_t loops) { return loops == 0 ? std::string("auto") : std::to_string(loops); };
+  const std::uint32_t wanted = config.settings.broker_loops;
+  if (wanted == started_loops_) return {};
+  return "broker.loops changes from " + text(started_loops_) + " to " + text(wanted);
 }
 
 Result<> Plant::prepare(Gen gen, config::Config config) {

@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "common/reverse/control.h"
@@ -39,13 +41,25 @@ class Plant {
   std::vector<const Portal*> portals() const;
   std::vector<const bridge::Bridge*> bridges() const;
 
-  /// Bridges dial, now and when a reload brings new ones.
+  /// Bridges dial, now and when a reload brings new ones; not while it drains.
   void start();
   /// Planned replacement: see Portal::drain(), Bridge::drain().
   void drain(Duration spread = Duration(0));
   /// Takes it back.
   void resume();
+  /// What a successor serves, as live() of it says: see Portal::set_moved(). Absolute: who is not in it has not moved.
+  /// Means nothing while this process does not drain.
+  void set_moved(std::set<std::string> portals);
+  /// Portals that serve here, by name().
+  std::vector<std::string> live() const;
+  /// Portals that could serve here and have no successor.
+  std::vector<const Portal*> unmoved() const;
+  /// No portal and no bridge has a tunnel in any state, and none is being dialled.
+  bool without_tunnels() const;
 
+  /// What of `config` only a new process can follow, against what this one was started with; empty: nothing. The rest
+  /// can be prepared all the same.
+  std::string needs_restart(const config::Config& config) const;
   /// Errors: config.
   Result<> prepare(Gen gen, config::Config config);
   /// nullopt: it is not the prepared generation.
@@ -56,8 +70,10 @@ class Plant {
   void follow_current();
   Removed reconcile();
   void add_portal(PortalKey key, const config::Portal& settings);
+  bool bridges_may_enter(const Portal& portal) const;
 
   GenerationTables tables_;
+  const std::uint32_t started_loops_;  // broker.loops; 0 = auto
   relay::Relays& relays_;
   Visitors& visitors_;
   std::function<void(PortalKey, Portal&)> pool_changed_;
@@ -69,6 +85,7 @@ class Plant {
   std::vector<std::unique_ptr<Portal>> old_portals_;  // ended; destroyed at the end of the wake-up
   std::vector<std::unique_ptr<bridge::Bridge>> old_bridges_;
   net::Deferred sweep_;
+  std::set<std::string> moved_;  // by name()
   bool started_ = false;
   bool draining_ = false;
 };

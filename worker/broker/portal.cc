@@ -151,7 +151,12 @@ void Portal::drain(Duration spread) {
   review_soon();
 }
 
+void Portal::set_moved(bool moved) {
+  if (std::exchange(moved_, moved) != moved) review_soon();
+}
+
 void Portal::resume() {
+  set_moved(false);
   if (!std::exchange(draining_, false)) return;
   for (const auto& link : links_) {
     if (!link->dead()) link->resume_service();
@@ -210,6 +215,12 @@ std::uint16_t Portal::live() const {
   }));
 }
 
+bool Portal::serving() const {
+  const TimePoint now = home_.around.loop.now();
+  return std::any_of(links_.begin(), links_.end(),
+                     [now](const auto& link) { return !link->dead() && link->plan().pickable(now); });
+}
+
 std::uint32_t Portal::streams() const {
   std::uint32_t out = 0;
   for (const auto& link : links_) out += static_cast<std::uint32_t>(link->plan().user_streams());
@@ -240,9 +251,15 @@ void Portal::review() {
     find(id).plan().ask_for_another(now);
     find(id).poke();
   }
-  for (const TunnelId id : reverse::tunnels_replaced(members)) {
-    find(id).plan().set_replaced(true);
-    find(id).poke();
+  const auto replaced = reverse::tunnels_replaced(members);
+  auto next = replaced.begin();  // in the order of links_, as members are
+  for (const auto& link : links_) {
+    if (link->dead()) continue;
+    const bool has_other = next != replaced.end() && *next == link->id();
+    if (has_other) ++next;
+    if (link->plan().replaced() == (moved_ || has_other)) continue;
+    link->plan().set_replaced(moved_ || has_other);
+    link->poke();
   }
   if (on_change) on_change(*this);
 }

@@ -97,12 +97,19 @@ class Portal {
   void drain(Duration spread = Duration(0));
   /// Takes it back.
   void resume();
+  /// A successor of this process serves the portal (or does not any more): drained tunnels close as soon as they are
+  /// empty, whether or not another one is here.
+  void set_moved(bool moved);
 
   const config::Portal& settings() const { return settings_; }
+  /// "TAG DOMAIN": what processes call it to each other. The same tag and domain is the same portal.
+  std::string name() const { return settings_.tag + ' ' + settings_.domain; }
   const std::vector<std::unique_ptr<PortalLink>>& links() const { return links_; }
   /// Tunnels that can take visitors, and the streams on all of them.
   std::uint16_t live() const;
   std::uint32_t streams() const;
+  /// A tunnel takes visitors as a matter of course, not as the last one before it closes.
+  bool serving() const;
   /// The pool changed: tunnels came, went, or take visitors again. Set by the broker.
   std::function<void(Portal&)> on_change;
 
@@ -123,6 +130,7 @@ class Portal {
   std::map<std::uint64_t, reverse::Dialect> remembered_;  // by bridge key; bounded
   net::Deferred review_later_;
   bool draining_ = false;
+  bool moved_ = false;
 };
 
 }  // namespace ebb::broker

@@ -88,4 +88,12 @@ std::string status_json(const std::vector<const Portal*>& portals, const std::ve
   return out.str();
 }
 
+std::string live_json(const std::vector<std::string>& portals) {
+  JsonWriter out;
+  out.object().key("live").array();
+  for (const auto& each : portals) out.text(each);
+  out.end().end();
+  return out.str();
+}
+
 }  // namespace ebb::broker

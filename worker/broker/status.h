@@ -14,4 +14,7 @@ namespace ebb::broker {
 std::string status_json(const std::vector<const Portal*>& portals, const std::vector<const bridge::Bridge*>& bridges,
                         std::size_t connections, TimePoint now);
 
+/// {"live":["TAG DOMAIN",...]}
+std::string live_json(const std::vector<std::string>& portals);
+
 }  // namespace ebb::broker

@@ -15,6 +15,7 @@ struct Recorder final : ChildHandler {
   Adoptable own;  // what adoptable() answers
   std::optional<DrainOrder> order;
   Result<> verdict;
+  std::string needs_restart;
 
   void on_log(LogKind which, Fd file) override { say("log " + std::to_string(static_cast<int>(which)) + open(file)); }
   Result<> on_shm(ShmKind kind, Fd memfd, std::uint64_t bytes) override {
@@ -29,9 +30,10 @@ struct Recorder final : ChildHandler {
   void on_slot_revoked(std::uint32_t slot) override { say("revoked " + std::to_string(slot)); }
   void on_link(const LinkAdd& link, Fd end) override { say("link " + std::to_string(link.broker_gen) + open(end)); }
   void on_broker_state(const BrokerState& state) override { say("broker " + std::to_string(state.broker_gen)); }
-  Result<> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override {
+  Result<UpdateVerdict> on_update_prepare(std::uint64_t gen, std::string_view snapshot) override {
     say("prepare " + std::to_string(gen) + " " + std::string(snapshot));
-    return verdict;
+    if (!verdict) return std::unexpected(verdict.error());
+    return UpdateVerdict{needs_restart};
   }
   void on_update_commit(std::uint64_t gen) override { say("commit " + std::to_string(gen)); }
   void on_update_abort(std::uint64_t gen) override { say("abort " + std::to_string(gen)); }

@@ -173,13 +173,18 @@ TEST_F(BrokerControlTest, SaysWhyAnUpdateIsRefused) {
   recorder.verdict = std::unexpected(Error{Errc::config, std::string(300, 'x'), "routing"});
   update(4, UpdatePhase::prepare, "{}");
   child->on_readable();
-  recorder.verdict = std::unexpected(Error{Errc::refused, "the number of loops", {}});
+  recorder.verdict = {};
+  recorder.needs_restart = "the number of loops";
   update(5, UpdatePhase::prepare, "{}");
   child->on_readable();
+  recorder.needs_restart = std::string(300, 'y');
+  update(6, UpdatePhase::prepare, "{}");
+  child->on_readable();
   answers();
-  ASSERT_EQ(results.size(), 2u);
+  ASSERT_EQ(results.size(), 3u);
   EXPECT_EQ(results[0], "4 1 2 routing: " + std::string(kMaxUpdateText - 9, 'x'));
   EXPECT_EQ(results[1], "5 1 1 the number of loops");
+  EXPECT_EQ(results[2], "6 1 1 " + std::string(kMaxUpdateText, 'y'));
 }
 
 TEST_F(BrokerControlTest, AnswersASnapshotThatMayChangeUnderItsFeet) {

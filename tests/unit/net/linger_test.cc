@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "tests/support/manual_loop.h"
 #include "tests/support/memory_stream.h"
 
@@ -39,6 +41,38 @@ TEST(Linger, ClosesAfterTwoSecondsWhateverThePeerDoes) {
   EXPECT_EQ(loop.lingering().size(), 1u);
   loop.advance(110ms);
   EXPECT_EQ(loop.lingering().size(), 0u);
+}
+
+TEST(Linger, GivesAPeerTimeWhoStillTakesWhatTheKernelHas) {
+  ManualLoop loop;
+  auto [near, far] = MemoryStream::pair(loop);
+  near->put(std::string(1000, 'x'));
+  linger_close(std::move(near));
+  std::array<std::uint8_t, 100> some;
+  for (int i = 0; i < 10; ++i) {
+    loop.advance(1900ms);
+    far->put("an answer");
+    EXPECT_EQ(far->read(some).bytes, 100u);
+    EXPECT_EQ(loop.lingering().size(), 1u) << i;
+  }
+  loop.advance(2100ms);  // all is there: the ordinary two seconds have passed
+  EXPECT_EQ(loop.lingering().size(), 0u);
+  EXPECT_FALSE(far->was_reset());
+}
+
+TEST(Linger, HasALimitForSlowPeersToo) {
+  ManualLoop loop;
+  auto [near, far] = MemoryStream::pair(loop);
+  near->put(std::string(10'000, 'x'));
+  linger_close(std::move(near));
+  std::array<std::uint8_t, 1> one;
+  const auto start = loop.now();
+  while (loop.lingering().size() == 1 && loop.now() - start < 1h) {
+    far->read(one);
+    loop.advance(1s);
+  }
+  EXPECT_GE(loop.now() - start, Lingering::kLongest);
+  EXPECT_LE(loop.now() - start, Lingering::kLongest + 3s);
 }
 
 TEST(Linger, IsBounded) {

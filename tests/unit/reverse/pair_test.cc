@@ -203,6 +203,41 @@ TEST(OursToOurs, ABridgeThatIsReplacedSaysSoAndMayTakeItBack) {
   EXPECT_TRUE(pair.portal.tunnel.pickable(pair.portal.now));
 }
 
+TEST(OursToOurs, ABridgeThatIsReplacedBeforeItKnowsThePortalSaysSoAfterwards) {
+  Pair pair(milliseconds(10));
+  EXPECT_FALSE(pair.bridge.tunnel.announce_restart());
+  EXPECT_TRUE(pair.bridge.tunnel.leaving());
+  pair.pass(milliseconds(100));
+  ASSERT_TRUE(pair.portal.tunnel.peer_hello());
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::draining);
+  EXPECT_TRUE(pair.portal.tunnel.pickable_as_last(pair.portal.now));
+
+  Pair undecided(milliseconds(10));
+  undecided.bridge.tunnel.announce_restart();
+  EXPECT_FALSE(undecided.bridge.tunnel.announce_return());
+  undecided.pass(milliseconds(100));
+  EXPECT_EQ(undecided.portal.tunnel.state(), PortalTunnel::State::active);
+}
+
+TEST(OursToOurs, ADrainedTunnelBeatsAsLongAsSomebodyUsesIt) {
+  Pair pair(milliseconds(10));
+  pair.pass(milliseconds(100));
+  Bytes head(mux::kMaxHead);
+  const auto opened = pair.portal.tunnel.open(kWeb, nullptr, head);
+  pair.send_to_bridge(ConstSpan(head).first(opened->head_bytes));
+  pair.portal.tunnel.drain(pair.portal.now);
+  pair.portal.tunnel.set_replaced(true);
+  for (int i = 0; i < 20; ++i) {
+    const auto before = pair.from_portal;
+    pair.pass(seconds(3));
+    EXPECT_GT(pair.from_portal, before) << "an Xray bridge ends a tunnel whose control stream is silent";
+    ASSERT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::draining);
+  }
+  pair.portal.tunnel.close(opened->stream);
+  pair.pass(milliseconds(20));
+  EXPECT_EQ(pair.portal.tunnel.end(), TunnelEnd::drained);
+}
+
 TEST(OursToOurs, SpeakLegacyWhenOneSideDoesNotOffer) {
   auto deaf = Pair::bridge_settings();
   deaf.answer_hello = false;

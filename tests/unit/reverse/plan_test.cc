@@ -221,6 +221,10 @@ TEST(PortalPlan, CountsEachBridgeAndNoTunnelThatLeaves) {
   EXPECT_EQ(tunnels_replaced(pool), (Ids{TunnelId{4}}));
   pool[0].draining = true;
   EXPECT_EQ(tunnels_replaced(pool), Ids()) << "both of bridge 7 leave: there is no replacement";
+  pool[1].draining = true;
+  EXPECT_EQ(tunnels_replaced(pool), (Ids{TunnelId{2}}));
+  pool[2].congested = true;
+  EXPECT_EQ(tunnels_replaced(pool), Ids()) << "one that takes no streams replaces nothing";
 }
 
 TEST(PortalPlan, CallsForAnotherTunnelWhenAllAreCongestedWithinBounds) {

@@ -195,6 +195,18 @@ TEST(PortalTunnel, KeepsAnEmptyDrainingTunnelWhileThereIsNoOther) {
   EXPECT_TRUE(portal.tunnel.pickable_as_last(portal.now));
 }
 
+TEST(PortalTunnel, KeepsAnEmptyOneWhoseReplacementIsGoneAgain) {
+  Portal portal(forced(Dialect::v2ray));
+  const auto user = open_stream(portal);
+  portal.tunnel.drain(portal.now);
+  portal.tunnel.set_replaced(true);
+  portal.tunnel.set_replaced(false);
+  portal.tunnel.close(StreamId{user});
+  portal.pass(seconds(5));
+  EXPECT_EQ(portal.tunnel.state(), State::draining);
+  EXPECT_NE(open_stream(portal), 0) << "visitors have no other tunnel";
+}
+
 TEST(PortalTunnel, TakesAPlannedDrainBackButNotItsAge) {
   Portal portal(forced(Dialect::v2ray));
   portal.tunnel.drain(portal.now);

@@ -48,8 +48,8 @@ class PlayedChild final : public ipc::ChildHandler {
   void on_slot(const ipc::SlotGrant&, Fd socket) override { slots_.push_back(std::move(socket)); }
   void on_slot_revoked(std::uint32_t) override { ++revoked_; }
   void on_link(const ipc::LinkAdd&, Fd end) override { links_.push_back(std::move(end)); }
-  Result<> on_update_prepare(std::uint64_t, std::string_view snapshot) override {
-    if (snapshot.find("stubborn") == std::string_view::npos) return {};
+  Result<ipc::UpdateVerdict> on_update_prepare(std::uint64_t, std::string_view snapshot) override {
+    if (snapshot.find("stubborn") == std::string_view::npos) return ipc::UpdateVerdict{};
     return std::unexpected(Error{Errc::config, "no", {}});
   }
   void on_start() override {

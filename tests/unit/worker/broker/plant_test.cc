@@ -188,6 +188,19 @@ TEST_F(PlantTest, CountsTunnelsOfAUserAsOneBridgesOverReloads) {
   EXPECT_EQ(portal(0).links()[0]->bridge_key(), portal(0).links()[1]->bridge_key());
 }
 
+TEST_F(PlantTest, PreparesWhatItCannotFollowInPlaceAndSaysSo) {
+  auto fresh = base();
+  EXPECT_EQ(plant.needs_restart(fresh), "");
+  fresh.settings.broker_loops = 2;
+  EXPECT_EQ(plant.needs_restart(fresh), "broker.loops changes from auto to 2");
+  fresh.portals[0].tag = "new";
+  ASSERT_TRUE(plant.prepare(2, fresh));
+  EXPECT_EQ(plant.portals().size(), 3u);
+  ASSERT_TRUE(plant.commit(2).has_value());
+  EXPECT_EQ(plant.needs_restart(fresh), "broker.loops changes from auto to 2") << "the process is still the same";
+  EXPECT_EQ(plant.needs_restart(base()), "") << "back to what it was started with";
+}
+
 TEST_F(PlantTest, ChangesNothingWhenRulesCannotBeUsed) {
   auto fresh = base();
   routing::Rule rule;
@@ -207,6 +220,30 @@ TEST_F(PlantTest, DrainsAPortalThatComesWhileItDrains) {
   Portal& added = *plant.portal(plant.tables().prepared()->portals[0]);
   auto bridge = tunnel(added);
   EXPECT_EQ(added.links()[0]->plan().state(), reverse::PortalTunnel::State::draining);
+}
+
+TEST_F(PlantTest, SaysWhichPortalsServeAndLetsThoseGoThatMoved) {
+  auto first = tunnel(portal(0));
+  auto second = tunnel(portal(1));
+  EXPECT_EQ(plant.live(), (std::vector<std::string>{"a a.reverse", "b b.reverse"}));
+  plant.set_moved({"a a.reverse"});
+  loop.run_once();
+  EXPECT_FALSE(first->ended()) << "nobody said that this process is replaced";
+  plant.drain();
+  EXPECT_TRUE(plant.live().empty());
+  EXPECT_EQ(plant.unmoved().size(), 2u);
+  plant.set_moved({"a a.reverse", "unknown x"});
+  ASSERT_EQ(plant.unmoved().size(), 1u);
+  EXPECT_EQ(plant.unmoved()[0]->settings().tag, "b");
+  EXPECT_TRUE(over(*first));
+  EXPECT_TRUE(run_until(loop, [&] { return portal(0).links().empty(); }));
+  EXPECT_FALSE(second->ended());
+  EXPECT_FALSE(plant.without_tunnels());
+  plant.set_moved({"b b.reverse"});
+  EXPECT_TRUE(over(*second));
+  EXPECT_TRUE(run_until(loop, [&] { return plant.without_tunnels(); }));
+  auto late = tunnel(portal(0));
+  EXPECT_FALSE(run_until(loop, [&] { return late->ended(); }, 50ms)) << "a has no tunnel elsewhere any more";
 }
 
 /// A bridge whose connection leads nowhere, so that dialling shows at once.
@@ -262,6 +299,15 @@ TEST_F(BridgePlantTest, StopsDiallingForASuccessorAndTakesItBack) {
   EXPECT_FALSE(run_until(loop, [&] { return !bridge->last_failure().empty(); }, 50ms));
   plant.resume();
   EXPECT_TRUE(run_until(loop, [&] { return !bridge->last_failure().empty(); }));
+}
+
+TEST_F(BridgePlantTest, DialsNothingWhenStartedWhileItDrains) {
+  plant.drain();
+  plant.start();
+  EXPECT_FALSE(run_until(loop, [&] { return !plant.bridges()[0]->last_failure().empty(); }, 50ms));
+  EXPECT_TRUE(plant.without_tunnels());
+  plant.resume();
+  EXPECT_TRUE(run_until(loop, [&] { return !plant.bridges()[0]->last_failure().empty(); }));
 }
 
 TEST_F(BridgePlantTest, DialsNothingBeforeStart) {

@@ -119,6 +119,77 @@ TEST_F(PortalTest, SpreadsItsDrainAndTakesItBack) {
   EXPECT_EQ(serving(), before + 1);
 }
 
+TEST_F(PortalTest, KeepsDrainedTunnelsUntilASuccessorServesThePortal) {
+  auto bridge = tunnel();
+  auto visitor = visit();
+  ASSERT_TRUE(visitor);
+  portal->drain();
+  EXPECT_FALSE(portal->serving());
+  EXPECT_EQ(portal->live(), 1u) << "as the last one it takes visitors";
+  visitor->reset();
+  loop.run_once();
+  EXPECT_FALSE(test::run_until(
+      loop, [&] { return portal->links().empty(); }, 50ms))
+      << "empty, but nobody else is there";
+  auto late = visit();
+  ASSERT_TRUE(late);
+  portal->set_moved(true);
+  EXPECT_FALSE(test::run_until(loop, [&] { return portal->links().empty(); }, 50ms)) << "it has a visitor";
+  late->reset();
+  EXPECT_TRUE(test::run_until(loop, [&] { return bridge->ended(); }));
+  EXPECT_FALSE(bridge->was_reset());
+  EXPECT_TRUE(test::run_until(loop, [&] { return portal->links().empty(); }));
+  EXPECT_FALSE(portal->has_room());
+}
+
+TEST_F(PortalTest, KeepsItsTunnelsWhenTheSuccessorIsGoneAgain) {
+  auto bridge = tunnel();
+  auto visitor = visit();
+  portal->drain();
+  portal->set_moved(true);
+  loop.run_once();
+  portal->set_moved(false);  // the successor lost its only tunnel
+  visitor->reset();
+  EXPECT_FALSE(test::run_until(loop, [&] { return bridge->ended(); }, 50ms));
+  EXPECT_TRUE(visit());
+}
+
+TEST_F(PortalTest, ForgetsTheSuccessorWhenItResumes) {
+  auto bridge = tunnel();
+  auto visitor = visit();
+  portal->drain();
+  portal->set_moved(true);
+  loop.run_once();
+  portal->resume();
+  EXPECT_TRUE(portal->serving());
+  portal->drain();
+  visitor->reset();
+  EXPECT_FALSE(test::run_until(loop, [&] { return bridge->ended(); }, 50ms));
+}
+
+TEST_F(PortalTest, DeliversWhatAStreamLeftInTheQueueBeforeItsTunnelCloses) {
+  auto bridge = tunnel();
+  bridge->take();
+  bridge->faults.capacity = 1000;  // the bridge's network is slow: what it was sent waits in our queue
+  static_cast<MemoryStream&>(*bridge).faults.max_read = 1000;
+  auto visitor = visit();
+  ASSERT_TRUE(visitor);
+  portal->drain();
+  portal->set_moved(true);
+  const std::string upload(100'000, 'u');
+  visitor->put(upload);
+  visitor->shutdown_write();
+  loop.run_once();
+  end_stream(*bridge, 2);  // the origin had enough; what is on its way is delivered all the same
+  std::size_t got = 0;
+  ASSERT_TRUE(test::run_until(loop, [&] {
+    got += bridge->take().size();
+    return bridge->ended() && bridge->waiting() == 0;
+  }));
+  EXPECT_FALSE(bridge->was_reset());
+  EXPECT_GT(got, upload.size());
+}
+
 TEST_F(PortalTest, GoesAwayWithTunnelsAndVisitorsOpen) {
   home.settings.limits.stream_buffer = 1000;
   auto bridge = tunnel();
