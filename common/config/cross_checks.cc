@@ -165,7 +165,7 @@ void check_ports(const Draft& draft, Report& report) {
 
 }  // namespace
 
-void cross_check(const Draft& draft, Report& report) {
+void cross_check(const Draft& draft, Report& report, Depth depth) {
   constexpr std::size_t kMostElements = 10'000;
   const auto bounded = [&](const auto& list, std::string_view what) {
     if (list.size() <= kMostElements) return true;
@@ -179,7 +179,7 @@ void cross_check(const Draft& draft, Report& report) {
   }
   check_tags(draft, report);
   check_ports(draft, report);
-  check_reach(draft, report);
+  if (depth == Depth::reach) check_reach(draft, report);
 }
 
 }  // namespace ebb::config

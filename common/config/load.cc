@@ -114,7 +114,7 @@ Surroundings process_surroundings() {
   }};
 }
 
-Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings) {
+Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings, Depth depth) {
   constexpr std::size_t kMostFiles = 1000;
   Loaded out;
   Report report;
@@ -136,7 +136,7 @@ Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings) {
       draft.first_key = Place{roots.front().node().file, roots.front().node().items.front().key_offset, "$.outbounds"};
     }
     read_sections(merge(roots, files), draft);
-    cross_check(draft, report);
+    cross_check(draft, report, depth);
   }
   if (!report.refused()) out.config = take(std::move(draft));
   out.diagnostics = report.finish(files);

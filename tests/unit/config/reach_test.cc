@@ -144,6 +144,17 @@ TEST(Rules, AListOfAllUsersHidesAndOneOfSomeDoesNot) {
   EXPECT_FALSE(users(R"("c@x")"));
 }
 
+TEST(Rules, OnlyTheFullDepthWalksThroughThem) {
+  const std::string loop =
+      R"({"reverse": {"bridges": [{"tag": "bridge", "domain": "test.v2ray.com"}]}, "outbounds": [)" + kTunnel +
+      R"(], "routing": {"rules": [{"inboundTag": ["gone"], "outboundTag": "interconn"}]}})";
+  EXPECT_FALSE(load_text(loop).config);
+  const auto elements = load({{"test.json", loop}}, Surroundings{}, Depth::elements);
+  EXPECT_TRUE(elements.config);
+  EXPECT_TRUE(finds(elements, "DANGLING")) << all_text(elements);
+  EXPECT_FALSE(finds(elements, "BRIDGE_LOOP"));
+}
+
 TEST(Ports, WildcardsTakeEveryAddress) {
   const auto two = [](const std::string& a, const std::string& b) {
     const auto inbound = [](const std::string& listen) {
