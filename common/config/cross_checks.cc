@@ -8,7 +8,10 @@
 namespace ebb::config {
 namespace {
 
-std::string element_name(const Value& value) { return value.path().substr(value.path().find_first_not_of("$.")); }
+std::string element_name(const Value& value) {
+  const std::string path = value.path();
+  return path.substr(path.find_first_not_of("$."));
+}
 
 /// Tags seen so far in one name space, with the element that has each.
 class Tags {

@@ -127,7 +127,7 @@ Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings, Dep
   std::vector<Value> roots;
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (auto tree = parse_file(files[i], static_cast<std::uint16_t>(i), report)) {
-      roots.emplace_back(reading, trees.emplace_back(std::move(*tree)), "$");
+      roots.emplace_back(reading, trees.emplace_back(std::move(*tree)));
     }
   }
   Draft draft;
