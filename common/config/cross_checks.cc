@@ -8,7 +8,10 @@
 namespace ebb::config {
 namespace {
 
-std::string element_name(const Value& value) { return value.path().substr(value.path().find_first_not_of("$.")); }
+std::string element_name(const Value& value) {
+  const std::string path = value.path();
+  return path.substr(path.find_first_not_of("$."));
+}
 
 /// Tags seen so far in one name space, with the element that has each.
 class Tags {
@@ -165,7 +168,7 @@ void check_ports(const Draft& draft, Report& report) {
 
 }  // namespace
 
-void cross_check(const Draft& draft, Report& report) {
+void cross_check(const Draft& draft, Report& report, Depth depth) {
   constexpr std::size_t kMostElements = 10'000;
   const auto bounded = [&](const auto& list, std::string_view what) {
     if (list.size() <= kMostElements) return true;
@@ -179,7 +182,7 @@ void cross_check(const Draft& draft, Report& report) {
   }
   check_tags(draft, report);
   check_ports(draft, report);
-  check_reach(draft, report);
+  if (depth == Depth::reach) check_reach(draft, report);
 }
 
 }  // namespace ebb::config

@@ -89,7 +89,7 @@ std::vector<VmessUser> read_vmess_users(const Value& list, Side side);
 /// One user; nothing without a usable id.
 std::optional<VmessUser> read_vmess_user(Fields& fields, Side side);
 
-/// Everything that looks at more than one element. spec/config.md 18.
-void cross_check(const Draft& draft, Report& report);
+/// What looks at more than one element: spec/config.md 18. Depth::elements: tags, ports and names only.
+void cross_check(const Draft& draft, Report& report, Depth depth);
 
 }  // namespace ebb::config

@@ -114,7 +114,7 @@ Surroundings process_surroundings() {
   }};
 }
 
-Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings) {
+Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings, Depth depth) {
   constexpr std::size_t kMostFiles = 1000;
   Loaded out;
   Report report;
@@ -127,7 +127,7 @@ Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings) {
   std::vector<Value> roots;
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (auto tree = parse_file(files[i], static_cast<std::uint16_t>(i), report)) {
-      roots.emplace_back(reading, trees.emplace_back(std::move(*tree)), "$");
+      roots.emplace_back(reading, trees.emplace_back(std::move(*tree)));
     }
   }
   Draft draft;
@@ -136,7 +136,7 @@ Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings) {
       draft.first_key = Place{roots.front().node().file, roots.front().node().items.front().key_offset, "$.outbounds"};
     }
     read_sections(merge(roots, files), draft);
-    cross_check(draft, report);
+    cross_check(draft, report, depth);
   }
   if (!report.refused()) out.config = take(std::move(draft));
   out.diagnostics = report.finish(files);

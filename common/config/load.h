@@ -1,6 +1,7 @@
 // From configuration text to Config, with every diagnostic at once. spec/config.md 2.4, 3, 19.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -27,7 +28,11 @@ struct Loaded {
   std::vector<Diagnostic> diagnostics;
 };
 
+/// How far load() looks. The walk through the rules (reach.h) tells a person what will not do as meant; `elements`
+/// leaves it out, for a text that has been through it.
+enum class Depth : std::uint8_t { elements, reach };
+
 /// Parses and merges the files in order (spec/config.md 2.4), checks them, and reports everything found. Never throws.
-Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings);
+Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings, Depth depth = Depth::reach);
 
 }  // namespace ebb::config

@@ -75,9 +75,10 @@ class Lists {
 
 void read_lists(Fields& root, Lists& lists, bool first, bool outbounds, bool tail) {
   const std::string one = outbounds ? "outbound" : "inbound";
-  if (const auto value = root.find(one)) lists.legacy = {*value};
-  if (const auto value = root.find(one + "Detour")) lists.detour = value->elements("an array of " + one + " objects");
-  const auto value = root.find(one + "s");
+  if (const auto value = root.find(outbounds ? "outbound" : "inbound")) lists.legacy = {*value};
+  if (const auto value = root.find(outbounds ? "outboundDetour" : "inboundDetour"))
+    lists.detour = value->elements("an array of " + one + " objects");
+  const auto value = root.find(outbounds ? "outbounds" : "inbounds");
   if (!value) return;
   if (value->kind() == Kind::object) {
     value->refuse("TYPE", "expected an array of " + one + " objects, found an object",

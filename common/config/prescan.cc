@@ -119,6 +119,8 @@ class Scanner {
       const char c = text_[at_];
       if (c == ' ' || c == '\t' || c == '\n' || c == '\r') {
         ++at_;
+      } else if (c != '#' && c != '/') {
+        break;
       } else if (c == '#' || text_.compare(at_, 2, "//") == 0) {
         const std::size_t end = std::min(text_.find('\n', at_), text_.size());
         // A carriage return ends no comment in V2Ray either, but it must not survive as text.
@@ -170,6 +172,8 @@ class Scanner {
         return fail(at_, "string is not closed on its line", "add a closing \", or write a line break as \\n", value);
       } else if (c < 0x20) {
         return fail(at_, "raw control character in a string", c == '\t' ? "write \\t" : "remove it", value);
+      } else if (c < 0x80) {
+        ++at_;
       } else {
         const std::size_t length = utf8_length(std::string_view(text_).substr(at_));
         if (length == 0) return fail(at_, "invalid UTF-8 in a string", "save the file as UTF-8", value);

@@ -25,6 +25,12 @@ Reach::Reach(const Draft& draft) : draft_(draft) {
     if (!tag.empty()) outbound_tags_.emplace(tag, i);
   }
   for (std::size_t i = 0; i < draft.portals.size(); ++i) portal_tags_.emplace(draft.portals[i].value.tag, i);
+  for (const auto& item : draft.inbounds) {
+    const auto* vmess = std::get_if<VmessInbound>(&item.inbound.protocol);
+    if (vmess == nullptr) continue;
+    auto& emails = emails_[vmess];
+    for (const auto& user : vmess->users) emails.insert(user.email);
+  }
   for (const auto& bridge : draft.bridges) reverse_names_.insert(lower(bridge.value.domain));
   for (const auto& portal : draft.portals) reverse_names_.insert(lower(portal.value.domain));
   if (!draft.outbounds.empty()) {
@@ -130,10 +136,11 @@ Verdict Reach::judge_port(const Compiled& rule, const routing::Rule& written, co
 Verdict Reach::judge_user(const Compiled& rule, const Source& source) const {
   if (source.any_user) return Verdict::possible;
   if (!rule.users || source.users == nullptr) return Verdict::impossible;
-  std::size_t hits = 0;
-  for (const auto& user : source.users->users) hits += rule.users->matches(user.email) ? 1 : 0;
-  if (hits == 0) return Verdict::impossible;
-  return hits == source.users->users.size() ? Verdict::certain : Verdict::possible;
+  if (!rule.users->matches_any(emails_.at(source.users))) return Verdict::impossible;
+  const auto& users = source.users->users;
+  return std::all_of(users.begin(), users.end(), [&](const VmessUser& user) { return rule.users->matches(user.email); })
+             ? Verdict::certain
+             : Verdict::possible;
 }
 
 Verdict Reach::judge(std::size_t index, Field field, const Source& source) const {

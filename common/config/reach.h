@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -87,7 +88,8 @@ class Reach {
 
   const Draft& draft_;
   std::map<std::string_view, std::size_t> outbound_tags_, portal_tags_;
-  std::set<std::string> reverse_names_;  // lower case
+  std::set<std::string> reverse_names_;                     // lower case
+  std::map<const VmessInbound*, routing::UserSet> emails_;  // of inbounds
   End default_end_;
   std::vector<Compiled> rules_;
 };

@@ -17,8 +17,9 @@ class ReachChecks {
     for (std::size_t i = 0; i < draft_.portals.size(); ++i) check_portal(i);
     check_default_portal();
     check_mux();
+    const std::vector<Fate> fates = fates_of_rules();
     for (std::size_t i = 0; i < draft_.rules.size(); ++i) {
-      check_rule(i);
+      check_rule(i, fates[i]);
       check_substrings(i);
     }
   }
@@ -262,16 +263,50 @@ class ReachChecks {
     }
   }
 
-  void check_rule(std::size_t index) {
+  /// What becomes of a rule, all sources together.
+  struct Fate {
+    bool possible = false;      // some connection can meet all its conditions
+    bool open = false;          // and no earlier rule is certain to take that one
+    std::size_t hidden_by = 0;  // possible and not open: the rule that takes those of the last such source
+  };
+
+  /// One walk per source: a rule is hidden from it once an earlier one was certain, the first of those.
+  std::vector<Fate> fates_of_rules() const {
+    std::vector<Fate> fates(draft_.rules.size());
+    for (const Source& source : sources_) {
+      std::optional<std::size_t> certain;
+      for (std::size_t i = 0; i < fates.size(); ++i) {
+        const Verdict verdict = reach_.judge(i, source);
+        if (verdict == Verdict::impossible) continue;
+        Fate& fate = fates[i];
+        fate.possible = true;
+        if (certain) {
+          fate.hidden_by = *certain;
+        } else {
+          fate.open = true;
+          if (verdict == Verdict::certain) certain = i;
+        }
+      }
+    }
+    return fates;
+  }
+
+  void check_rule(std::size_t index, const Fate& fate) {
+    if (!fate.possible) return check_impossible(index);
+    if (fate.open || shadowed_.contains(index)) return;
+    const End end = reach_.end_of_rule(index);
+    const bool serious = end.kind == End::Kind::portal || for_tunnel(index);
+    report_.note(serious ? Severity::error : Severity::warning, "UNREACHABLE", draft_.rules[index].self.place(),
+                 "never reached: rule " + std::to_string(fate.hidden_by) + " already takes what this one would match",
+                 "move it up, or remove it");
+  }
+
+  void check_impossible(std::size_t index) {
     const RuleDraft& rule = draft_.rules[index];
     std::vector<Source> tagged;
-    bool possible = false;
     for (const Source& source : sources_) {
-      if (reach_.judge(index, Field::inbound_tag, source) == Verdict::impossible) continue;
-      tagged.push_back(source);
-      possible = possible || reach_.judge(index, source) != Verdict::impossible;
+      if (reach_.judge(index, Field::inbound_tag, source) != Verdict::impossible) tagged.push_back(source);
     }
-    if (possible) return check_hidden(index, tagged);
     if (tagged.empty()) return;  // its tags are dangling, and reported as such
     for (const Field field : kFields) {
       const bool never = std::all_of(tagged.begin(), tagged.end(), [&](const Source& source) {
@@ -316,25 +351,6 @@ class ReachChecks {
       case Field::user: return from + " has no such user";
       default: return "the rule never matches";
     }
-  }
-
-  void check_hidden(std::size_t index, const std::vector<Source>& tagged) {
-    if (shadowed_.contains(index)) return;
-    std::optional<std::size_t> by;
-    for (const Source& source : tagged) {
-      if (reach_.judge(index, source) == Verdict::impossible) continue;
-      std::optional<std::size_t> certain;
-      for (std::size_t i = 0; i < index && !certain; ++i) {
-        if (reach_.judge(i, source) == Verdict::certain) certain = i;
-      }
-      if (!certain) return;
-      by = certain;
-    }
-    const End end = reach_.end_of_rule(index);
-    const bool serious = end.kind == End::Kind::portal || for_tunnel(index);
-    report_.note(serious ? Severity::error : Severity::warning, "UNREACHABLE", draft_.rules[index].self.place(),
-                 "never reached: rule " + std::to_string(*by) + " already takes what this one would match",
-                 "move it up, or remove it");
   }
 
   void check_substrings(std::size_t index) {

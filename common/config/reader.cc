@@ -67,6 +67,10 @@ std::vector<Diagnostic> Report::finish(const std::vector<SourceFile>& files) {
   return out;
 }
 
+Value Value::member(const Node& node) const {
+  return Value(*reading_, node, reading_->steps.emplace_back(step_, node.key, std::nullopt));
+}
+
 bool Value::expect(Kind kind, std::string_view what) const {
   if (node_->kind == kind) return true;
   refuse("TYPE", "expected " + std::string(what) + ", found " + std::string(name_of(node_->kind)),
@@ -104,9 +108,10 @@ std::optional<std::int64_t> Value::integer(std::int64_t low, std::int64_t high) 
 std::vector<Value> Value::elements(std::string_view what) const {
   std::vector<Value> out;
   if (!expect(Kind::array, what)) return out;
+  out.reserve(node_->items.size());
   for (std::size_t i = 0; i < node_->items.size(); ++i) {
     if (node_->items[i].kind == Kind::null) continue;
-    out.emplace_back(*reading_, node_->items[i], path_ + "[" + std::to_string(i) + "]");
+    out.push_back(Value(*reading_, node_->items[i], reading_->steps.emplace_back(step_, std::string_view(), i)));
   }
   return out;
 }
@@ -115,26 +120,27 @@ std::vector<std::pair<std::string, Value>> Value::members(std::string_view what)
   std::vector<std::pair<std::string, Value>> out;
   if (!expect(Kind::object, what)) return out;
   for (const Node& item : node_->items) {
-    if (item.kind != Kind::null) out.emplace_back(item.key, Value(*reading_, item, path_ + "." + item.key));
+    if (item.kind != Kind::null) out.emplace_back(item.key, member(item));
   }
   return out;
 }
 
-Fields::Fields(Value object, std::string_view what)
-    : object_(std::move(object)), valid_(object_.expect(Kind::object, what)) {}
+Fields::Fields(Value object, std::string_view what) : object_(object), valid_(object_.expect(Kind::object, what)) {
+  constexpr std::size_t kUsual = 32;  // a rule asks for most
+  asked_.reserve(kUsual);
+}
 
 Fields::~Fields() {
   if (!valid_) return;
-  const std::vector<std::string_view> candidates(asked_.begin(), asked_.end());
   for (const Node& item : object_.node().items) {
     if (asked_for(item.key) || comment_key(item.key)) continue;
     const Place at{item.file, item.key_offset, object_.path() + "." + item.key};
-    object_.report().warn("UNKNOWN_KEY", at, "unknown key is ignored", did_you_mean(item.key, candidates));
+    object_.report().warn("UNKNOWN_KEY", at, "unknown key is ignored", did_you_mean(item.key, asked_));
   }
 }
 
 bool Fields::asked_for(std::string_view key) const {
-  return std::any_of(asked_.begin(), asked_.end(), [&](const std::string& asked) { return same_word(asked, key); });
+  return std::any_of(asked_.begin(), asked_.end(), [&](std::string_view asked) { return same_word(asked, key); });
 }
 
 std::vector<std::string> Fields::unknown_keys() const {
@@ -147,7 +153,7 @@ std::vector<std::string> Fields::unknown_keys() const {
 }
 
 std::optional<Value> Fields::find(std::string_view key) {
-  asked_.emplace_back(key);
+  asked_.push_back(key);
   if (!valid_) return std::nullopt;
   const Node* found = nullptr;
   for (const Node& item : object_.node().items) {
@@ -159,7 +165,7 @@ std::optional<Value> Fields::find(std::string_view key) {
     found = &item;  // of several spellings the last one counts, as in V2Ray
   }
   if (found == nullptr || found->kind == Kind::null) return std::nullopt;
-  return Value(object_.reading(), *found, object_.path() + "." + found->key);
+  return object_.member(*found);
 }
 
 std::optional<Value> Fields::find_any(std::initializer_list<std::string_view> keys) {
@@ -174,11 +180,11 @@ std::optional<Value> Fields::find_any(std::initializer_list<std::string_view> ke
 Value Fields::object_or_empty(std::string_view key) {
   if (auto value = find(key)) return *value;
   Node empty;
+  empty.key = key;
   empty.kind = Kind::object;
   empty.file = object_.node().file;
   empty.offset = object_.node().offset;
-  return Value(object_.reading(), object_.reading().made_up.emplace_back(std::move(empty)),
-               object_.path() + "." + std::string(key));
+  return object_.member(object_.reading().made_up.emplace_back(std::move(empty)));
 }
 
 std::optional<std::string> Fields::string(std::string_view key) {
@@ -211,7 +217,7 @@ void Fields::unsupported_text(std::string_view key, std::string_view sentence, s
 }
 
 void Fields::known(std::initializer_list<std::string_view> keys) {
-  for (const auto key : keys) asked_.emplace_back(key);
+  for (const auto key : keys) asked_.push_back(key);
 }
 
 bool is_off(const Node& node) {

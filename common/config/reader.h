@@ -57,22 +57,25 @@ struct Reading {
   Report& report;
   const Surroundings& surroundings;
   std::deque<Node> made_up = {};  // empty objects that stand for absent ones
+  std::deque<Step> steps = {};    // of all values that were reached
 };
 
-/// One value of the tree with its path. Cheap to copy but for the path; valid as long as tree and Reading.
+/// One value of the tree that knows its path; the text of the path is made when a message needs it, which is rare.
+/// Cheap to copy; valid as long as tree and Reading.
 class Value {
  public:
-  Value(Reading& reading, const Node& node, std::string path)
-      : reading_(&reading), node_(&node), path_(std::move(path)) {}
+  Value(Reading& reading, const Node& top) : reading_(&reading), node_(&top) {}
 
   Kind kind() const { return node_->kind; }
   const Node& node() const { return *node_; }
-  const std::string& path() const { return path_; }
+  std::string path() const { return path_text(step_); }
   Reading& reading() const { return *reading_; }
   Report& report() const { return reading_->report; }
-  Place place() const { return {node_->file, node_->offset, path_}; }
+  Place place() const { return {node_->file, node_->offset, path()}; }
   /// A member that is not there: its path, at this value's position.
-  Place missing(std::string_view key) const { return {node_->file, node_->offset, path_ + "." + std::string(key)}; }
+  Place missing(std::string_view key) const { return {node_->file, node_->offset, path() + "." + std::string(key)}; }
+  /// A member of this object: one of its items, or a node that stands for an absent one. The path ends with its key.
+  Value member(const Node& node) const;
 
   /// These report TYPE and return nothing when the value is of another kind.
   bool expect(Kind kind, std::string_view what) const;
@@ -98,13 +101,16 @@ class Value {
   }
 
  private:
+  Value(Reading& reading, const Node& node, const Step& step) : reading_(&reading), node_(&node), step_(&step) {}
+
   Reading* reading_;
   const Node* node_;
-  std::string path_;
+  const Step* step_ = nullptr;  // null: the top level
 };
 
-/// Reads an object with known keys. Keys match without regard to case, the exact spelling wins; null is absent.
-/// Keys nobody asked for are reported when the object goes out of scope, unless it was not an object at all.
+/// Reads an object with known keys, which are literals: they are remembered as views. Keys match without regard to
+/// case, the exact spelling wins; null is absent. Keys nobody asked for are reported when the object goes out of scope,
+/// unless it was not an object at all.
 class Fields {
  public:
   explicit Fields(Value object, std::string_view what = "an object");
@@ -146,7 +152,7 @@ class Fields {
 
   Value object_;
   bool valid_;
-  std::vector<std::string> asked_;
+  std::vector<std::string_view> asked_;
 };
 
 /// False, 0, "", [] and {}: a feature that is written down but switched off.

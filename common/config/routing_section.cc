@@ -1,5 +1,6 @@
 // routing. spec/config.md 11, spec/routing.md 2 to 5.
 #include <algorithm>
+#include <iterator>
 
 #include "common/config/draft.h"
 #include "common/config/text.h"
@@ -48,7 +49,8 @@ void read_domains(Fields& fields, RuleDraft& draft) {
     if (!list) continue;
     if (!draft.domain_field) draft.domain_field = field;
     auto& domains = draft.rule.domains ? *draft.rule.domains : draft.rule.domains.emplace();
-    domains.insert(domains.end(), list->items.begin(), list->items.end());
+    domains.insert(domains.end(), std::make_move_iterator(list->items.begin()),
+                   std::make_move_iterator(list->items.end()));
     draft.domains.insert(draft.domains.end(), list->places.begin(), list->places.end());
   }
 }

@@ -81,14 +81,18 @@ class Builder {
   std::uint32_t last_ = 0;
 };
 
-/// Folds members with equal keys into the later one's place, everywhere below `node`.
-void fold_duplicates(Node& node, const std::string& path, std::vector<DuplicateKey>& found) {
-  if (node.kind == Kind::array) {
-    for (std::size_t i = 0; i < node.items.size(); ++i) {
-      if (!node.items[i].items.empty()) fold_duplicates(node.items[i], path + "[" + std::to_string(i) + "]", found);
-    }
+/// Few members, the usual case, are told apart without memory for sorting.
+bool all_different(const std::vector<Node>& members) {
+  constexpr std::size_t kFew = 16;
+  if (members.size() > kFew) return false;
+  for (auto one = members.begin(); one != members.end(); ++one) {
+    if (std::any_of(members.begin(), one, [&](const Node& other) { return other.key == one->key; })) return false;
   }
-  if (node.kind != Kind::object) return;
+  return true;
+}
+
+/// Folds members of `node` with equal keys into the later one's place.
+void fold_members(Node& node, const Step* here, std::vector<DuplicateKey>& found) {
   std::vector<std::size_t> order(node.items.size());
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
@@ -99,7 +103,8 @@ void fold_duplicates(Node& node, const std::string& path, std::vector<DuplicateK
     Node& earlier = node.items[order[i - 1]];
     Node& later = node.items[order[i]];
     if (earlier.key != later.key) continue;
-    found.push_back({path + "." + later.key, later.key_offset, earlier.key_offset});
+    const Step step{here, later.key, std::nullopt};
+    found.push_back({path_text(&step), later.key_offset, earlier.key_offset});
     if (earlier.kind == Kind::object && later.kind == Kind::object) {
       earlier.items.insert(earlier.items.end(), std::make_move_iterator(later.items.begin()),
                            std::make_move_iterator(later.items.end()));
@@ -114,12 +119,36 @@ void fold_duplicates(Node& node, const std::string& path, std::vector<DuplicateK
     ++kept;
   }
   node.items.resize(kept);
-  for (Node& item : node.items) {
-    if (!item.items.empty()) fold_duplicates(item, path + "." + item.key, found);
+}
+
+/// The same everywhere below `node`, outermost first.
+void fold_duplicates(Node& node, const Step* here, std::vector<DuplicateKey>& found) {
+  const bool object = node.kind == Kind::object;
+  if (object && !all_different(node.items)) fold_members(node, here, found);
+  for (std::size_t i = 0; i < node.items.size(); ++i) {
+    Node& item = node.items[i];
+    if (item.items.empty()) continue;
+    const Step step{here, object ? std::string_view(item.key) : std::string_view(),
+                    object ? std::nullopt : std::optional(i)};
+    fold_duplicates(item, &step, found);
   }
 }
 
 }  // namespace
+
+std::string path_text(const Step* last) {
+  std::vector<const Step*> way;
+  for (const Step* step = last; step != nullptr; step = step->around) way.push_back(step);
+  std::string out = "$";
+  for (auto step = way.rbegin(); step != way.rend(); ++step) {
+    if ((*step)->index) {
+      out += "[" + std::to_string(*(*step)->index) + "]";
+    } else {
+      out += "." + std::string((*step)->key);
+    }
+  }
+  return out;
+}
 
 std::string_view name_of(Kind kind) {
   switch (kind) {
@@ -153,7 +182,7 @@ Tree parse_tree(std::string text, std::uint16_t file) {
     tree.failed_message = simdjson::error_message(error);
     return tree;
   }
-  fold_duplicates(tree.root, "$", tree.duplicates);
+  fold_duplicates(tree.root, nullptr, tree.duplicates);
   return tree;
 }
 

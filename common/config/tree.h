@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,15 @@ struct Node {
   std::string text;              // a string, unescaped; a number as written
   std::vector<Node> items;       // elements, or members in file order
 };
+
+/// How a node was reached from the one around it. Chains of these spare the text of a path until a message needs it.
+struct Step {
+  const Step* around = nullptr;      // null: the top level
+  std::string_view key;              // of a member
+  std::optional<std::size_t> index;  // of an element
+};
+/// "$.inbounds[0].port"; null is "$".
+std::string path_text(const Step* last);
 
 struct DuplicateKey {
   std::string path;

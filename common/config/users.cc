@@ -78,16 +78,16 @@ std::vector<VmessUser> read_vmess_users(const Value& list, Side side) {
     list.refuse("VALUE", "more than 100000 users in one place");
     return out;
   }
-  std::map<std::string, std::string> emails;  // folded e-mail to the path that has it
+  std::map<std::string, const Value*> emails;  // folded e-mail to the user that has it
   for (const auto& element : elements) {
     Fields fields(element, "a user object");
     auto user = read_vmess_user(fields, side);
     if (!user) continue;
     if (side == Side::inbound && !user->email.empty()) {
-      const auto [other, fresh] = emails.emplace(lower(user->email), element.path());
+      const auto [other, fresh] = emails.emplace(lower(user->email), &element);
       if (!fresh) {
-        fields.find("email")->refuse("VALUE", "e-mail " + quoted(user->email) + " is already used by " + other->second,
-                                     "change one");
+        fields.find("email")->refuse(
+            "VALUE", "e-mail " + quoted(user->email) + " is already used by " + other->second->path(), "change one");
       }
     }
     out.push_back(std::move(*user));

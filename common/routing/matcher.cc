@@ -259,4 +259,9 @@ bool UserMatcher::matches(std::string_view user) const {
   return std::ranges::any_of(regexps_, [&](const Regexp& regexp) { return regexp.found_in(user); });
 }
 
+bool UserMatcher::matches_any(const UserSet& users) const {
+  if (std::ranges::any_of(users_, [&](const std::string& user) { return users.contains(user); })) return true;
+  return !regexps_.empty() && std::ranges::any_of(users, [&](std::string_view user) { return matches(user); });
+}
+
 }  // namespace ebb::routing

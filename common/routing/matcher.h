@@ -129,12 +129,16 @@ class PortMatcher {
   std::vector<PortRange> ranges_;  // sorted, disjoint
 };
 
+using UserSet = std::unordered_set<std::string_view>;
+
 /// A rule's "user" list: exact and case-sensitive, "regexp:" searches. Empty entries and anonymous users never match.
 class UserMatcher {
  public:
   /// Errors: config, `where` = "[index]".
   static Result<UserMatcher> compile(std::span<const std::string> users);
   bool matches(std::string_view user) const;
+  /// Whether it matches any of them; does not look at each unless there is a "regexp:".
+  bool matches_any(const UserSet& users) const;
 
  private:
   TextSet users_;

@@ -106,6 +106,55 @@ TEST(Rules, HiddenOnesAreReported) {
   EXPECT_TRUE(has(loaded, "UNREACHABLE", "$.routing.rules[1]"));
 }
 
+/// The messages of one code, "" for the rules that have none.
+std::vector<std::string> by_rule(const Loaded& loaded, const std::string& code, std::size_t rules) {
+  std::vector<std::string> out(rules);
+  for (const auto& d : loaded.diagnostics) {
+    for (std::size_t i = 0; i < rules; ++i) {
+      if (d.code == code && d.path == "$.routing.rules[" + std::to_string(i) + "]") out[i] = d.message;
+    }
+  }
+  return out;
+}
+
+TEST(Rules, TheHidingRuleIsNamed) {
+  const auto loaded = portal(kOut, R"(
+      {"inboundTag": ["external"], "outboundTag": "portal"}, {"inboundTag": ["external"], "outboundTag": "out"},
+      {"network": "tcp", "port": 443, "outboundTag": "out"},
+      {"inboundTag": ["interconn"], "outboundTag": "portal"}, {"network": "tcp,udp", "outboundTag": "out"},
+      {"port": 80, "outboundTag": "out"})");
+  const std::string by0 = "never reached: rule 0 already takes what this one would match";
+  const std::string by3 = "never reached: rule 3 already takes what this one would match";
+  EXPECT_EQ(by_rule(loaded, "UNREACHABLE", 6), (std::vector<std::string>{"", by0, "", "", by3, by3}));
+}
+
+TEST(Rules, AListOfAllUsersHidesAndOneOfSomeDoesNot) {
+  const auto users = [](const std::string& list) {
+    return by_rule(load_text(R"({"inbounds": [{"tag": "in", "port": 2024, "protocol": "vmess", "settings": {"clients": [
+        {"id": "one", "email": "a@x"}, {"id": "two", "email": "b@x"}]}}], "outbounds": [)" +
+                             kOut + R"(], "routing": {"rules": [{"user": [)" + list +
+                             R"(], "outboundTag": "out"}, {"network": "tcp", "outboundTag": "out"}]}})"),
+                   "UNREACHABLE", 2)[1] != "";
+  };
+  EXPECT_TRUE(users(R"("a@x", "b@x", "c@x")"));
+  EXPECT_TRUE(users(R"("regexp:@x$")"));
+  EXPECT_TRUE(users(R"("a@x", "regexp:^b")"));
+  EXPECT_FALSE(users(R"("a@x", "c@x")"));
+  EXPECT_FALSE(users(R"("regexp:^b")"));
+  EXPECT_FALSE(users(R"("c@x")"));
+}
+
+TEST(Rules, OnlyTheFullDepthWalksThroughThem) {
+  const std::string loop =
+      R"({"reverse": {"bridges": [{"tag": "bridge", "domain": "test.v2ray.com"}]}, "outbounds": [)" + kTunnel +
+      R"(], "routing": {"rules": [{"inboundTag": ["gone"], "outboundTag": "interconn"}]}})";
+  EXPECT_FALSE(load_text(loop).config);
+  const auto elements = load({{"test.json", loop}}, Surroundings{}, Depth::elements);
+  EXPECT_TRUE(elements.config);
+  EXPECT_TRUE(finds(elements, "DANGLING")) << all_text(elements);
+  EXPECT_FALSE(finds(elements, "BRIDGE_LOOP"));
+}
+
 TEST(Ports, WildcardsTakeEveryAddress) {
   const auto two = [](const std::string& a, const std::string& b) {
     const auto inbound = [](const std::string& listen) {

@@ -150,6 +150,13 @@ TEST(UserMatcher, IsExactAndNeverMatchesAnonymous) {
   EXPECT_FALSE(users.matches("Alice"));
   EXPECT_TRUE(users.matches("bobby"));
   EXPECT_FALSE(users.matches(""));
+  EXPECT_TRUE(users.matches_any({"carol", "Alice@x"}));
+  EXPECT_TRUE(users.matches_any({"carol", "bobby"}));
+  EXPECT_FALSE(users.matches_any({"carol", "alice@x", ""}));
+  EXPECT_FALSE(users.matches_any({}));
+  const auto anybody = UserMatcher::compile(std::vector<std::string>{"regexp:"}).value();
+  EXPECT_TRUE(anybody.matches_any({"carol"}));
+  EXPECT_FALSE(anybody.matches_any({""}));
   EXPECT_NE(problem(check_user_pattern("regexp:(")), "");
   EXPECT_EQ(problem(check_user_pattern("(")), "");
 }
