@@ -266,8 +266,8 @@ void Portal::review() {
 
 void Portal::link_over(PortalLink& link, const Error& why) {
   const auto lived = std::chrono::duration_cast<std::chrono::seconds>(home_.around.loop.now() - link.since());
-  const bool expected =
-      link.plan().state() == reverse::PortalTunnel::State::draining || link.plan().end() == reverse::TunnelEnd::drained;
+  const bool expected = link.kicked() || link.plan().state() == reverse::PortalTunnel::State::draining ||
+                        link.plan().end() == reverse::TunnelEnd::drained;
   log_event(expected ? log::Level::info : log::Level::warning, "portal", "tunnel closed", kv("tag", settings_.tag),
             kv("peer", link.peer()), kv("reason", why), kv("lived_s", lived.count()));
   std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });
@@ -282,6 +282,33 @@ void Portal::abort_unless(const std::function<bool(const Person&)>& allowed, con
   for (auto& link : links_) {
     if (link->person() && !allowed(*link->person())) link->abort(why);
   }
+}
+
+Portal::Kicked Portal::kick(const Which& which, const Error& why) {
+  Kicked out;
+  for (const auto& link : links_) {
+    if (link->dead() || !which(*link)) continue;
+    const std::size_t streams = link->plan().user_streams();
+    log_event(log::Level::info, "portal", "tunnel was kicked", kv("tag", settings_.tag), kv("peer", link->peer()),
+              kv("tunnel", link->id().value), kv("streams", streams));
+    ++out.tunnels;
+    out.visitors += streams;
+    link->kick(why);
+  }
+  return out;
+}
+
+std::size_t Portal::drain_some(const Which& which) {
+  std::size_t out = 0;
+  for (const auto& link : links_) {
+    if (link->dead() || !which(*link)) continue;
+    log_event(log::Level::info, "portal", "tunnel is drained by order", kv("tag", settings_.tag),
+              kv("peer", link->peer()), kv("tunnel", link->id().value));
+    ++out;
+    link->drain_in(Duration(0));
+  }
+  review_soon();
+  return out;
 }
 
 void Portal::update(const config::Portal& settings) {
