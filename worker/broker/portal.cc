@@ -180,10 +180,12 @@ PortalLink* Portal::pick(std::uint64_t visitor_key) const {
   return index ? links_[*index].get() : nullptr;
 }
 
-bool Portal::has_room() const {
+bool Portal::has_room(std::size_t before) const {
   const TimePoint now = home_.around.loop.now();
-  return std::any_of(links_.begin(), links_.end(), [now](const auto& link) {
-    return !link->dead() && (link->plan().pickable(now) || link->plan().pickable_as_last(now));
+  std::size_t room = 0;
+  return std::any_of(links_.begin(), links_.end(), [&](const auto& link) {
+    if (!link->dead() && link->plan().pickable_as_last(now)) room += link->plan().room();
+    return room > before;
   });
 }
 

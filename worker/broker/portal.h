@@ -79,8 +79,8 @@ class Portal {
 
   /// A bridge registers.
   void add_tunnel(TunnelOffer offer);
-  /// Whether a visitor could be put onto a tunnel now.
-  bool has_room() const;
+  /// Whether a visitor could be put onto a tunnel now, and `before` others before him.
+  bool has_room(std::size_t before = 0) const;
   /// Puts `visitor` on a tunnel. False: no tunnel takes it any more (the visitor is left as it was).
   bool serve(std::unique_ptr<relay::Side>& visitor, const Target& target, const config::PolicyLevel& level,
              std::uint64_t visitor_key);

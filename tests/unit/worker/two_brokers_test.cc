@@ -444,5 +444,20 @@ TEST_F(SlowToMove, AreWarnedOfOnceAndServedOn) {
   EXPECT_TRUE(until([&] { return old.exit_status.has_value(); })) << "DRAIN is final and cuts tunnels";
 }
 
+struct NarrowTunnels : StockBridge {
+  NarrowTunnels() { config.settings.limits.max_streams_per_tunnel = 1; }
+};
+
+TEST_F(NarrowTunnels, TakeNoMoreVisitorsThanThereIsRoomFor) {
+  bridges.emplace_back(slots[1].port, true, 10ms);
+  ASSERT_TRUE(until([&] { return bridges.back().tunnels() > 0; }));
+  visit(1);
+  ASSERT_TRUE(until([&] { return visitors.empty(); }));
+  for (int i = 0; i < 8; ++i) visit(1);  // offered in one message
+  ASSERT_TRUE(until([&] { return visitors.empty(); }));
+  EXPECT_EQ(served, 9u) << "one after the other";
+  EXPECT_EQ(failed, 0u);
+}
+
 }  // namespace
 }  // namespace ebb
