@@ -256,10 +256,9 @@ void Portal::review() {
   const auto replaced = reverse::tunnels_replaced(members);
   auto next = replaced.begin();  // in the order of links_, as members are
   for (const auto& link : links_) {
-    if (link->dead()) continue;
     const bool has_other = next != replaced.end() && *next == link->id();
     if (has_other) ++next;
-    if (link->plan().replaced() == (moved_ || has_other)) continue;
+    if (link->dead() || link->plan().replaced() == (moved_ || has_other)) continue;
     link->plan().set_replaced(moved_ || has_other);
     link->poke();
   }

@@ -413,6 +413,26 @@ TEST_F(TwoBrokers, GoBackToTheOldOneWhenItsSuccessorDies) {
   EXPECT_EQ(*old.answer, R"({"live":["portal t.reverse"]})");
 }
 
+TEST_F(StockBridge, AreAskedByJson) {
+  bridges.emplace_back(slots[1].port, true, 10ms);
+  BrokerProcess& broker = *brokers.back();
+  const auto answer = [&](std::string_view query) {
+    broker.ask(query);
+    EXPECT_TRUE(until([&] { return broker.answer.has_value(); })) << query;
+    return broker.answer.value_or("");
+  };
+  ASSERT_TRUE(until([&] { return answer(R"({"query":"live"})") == R"({"live":["portal t.reverse"]})"; }));
+  EXPECT_TRUE(answer("no JSON at all").starts_with(R"({"connections":)"));
+  EXPECT_TRUE(answer(R"({"query":"what"})").starts_with(R"({"connections":)"));
+  EXPECT_TRUE(answer(R"({"query":"kick"})").starts_with(R"({"error":)"));
+  EXPECT_EQ(answer(R"({"query":"moved","portals":[]})"), "{}");
+  EXPECT_EQ(answer(R"({"query":"kick","tunnel":1})"), R"({"tunnels":0,"visitors":0})");
+  EXPECT_EQ(answer(R"({"query":"drain","tunnel":1000001})"), R"({"tunnels":1,"visitors":0})")
+      << "the first of broker 1";
+  EXPECT_EQ(answer(R"({"query":"kick","tunnel":1000001})"), R"({"tunnels":1,"visitors":0})");
+  EXPECT_EQ(answer(R"({"query":"kick","user":"nobody@home"})"), R"({"tunnels":0,"visitors":0})");
+}
+
 struct SlowToMove : StockBridge {
   SlowToMove() { config.settings.timers.broker_move = config::Millis(100); }
 };
