@@ -310,6 +310,12 @@ std::size_t PortalTunnel::user_streams() const {
   return count;
 }
 
+std::size_t PortalTunnel::room() const {
+  const std::size_t streams = user_streams();
+  if (state_ == State::dead || streams >= settings_.max_streams) return 0;
+  return std::min(settings_.max_streams - streams, session_.ids_free());
+}
+
 bool PortalTunnel::pickable(TimePoint now) const {
   return (state_ == State::probing || state_ == State::active) && pickable_as_last(now);
 }

@@ -75,6 +75,8 @@ class PortalTunnel {
   bool pickable(TimePoint now) const;
   /// May get new streams while no other tunnel is there.
   bool pickable_as_last(TimePoint now) const;
+  /// How many streams could be opened on it one after the other now.
+  std::size_t room() const;
 
   /// Its visitors are served elsewhere: another tunnel of this bridge is up, or the successor of this process serves
   /// the portal. A draining tunnel closes as soon as it is empty then; without that it stays, for visitors who come.

@@ -159,7 +159,9 @@ struct AnswerSuccessor {  // the answer of all brokers to its CONFIG_UPDATE
   ipc::ConfigUpdate result;
   std::string text;
 };
-struct HandOver {};  // the successor is in charge: MAINPID, the lock, the admin socket
+struct HandOver {  // the successor is in charge: MAINPID, the lock, the admin socket
+  bool apart = false;  // nobody will say which portals have moved: all have
+};
 // ---- the new one
 struct TellReady {
   ChildKey predecessor;

@@ -225,7 +225,7 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
   if (one == nullptr) return;
   const Child gone = *one;
   children_.erase(key);
-  const std::string how = status ? status->text() : "unknown status: it was adopted";
+  const std::string how = status ? status->text() : "unknown status: not a child of ours";
   if (gone.supervises()) {
     note(log::Level::info, "supervisor ended", {{"pid", std::to_string(gone.pid)}, {"status", how}});
     if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor ended with " + how, now);

@@ -261,6 +261,8 @@ class Machine {
   bool reloading() const { return (reload_ && reload_->step < ReloadStep::probation) || upgrade_; }
   /// How the last reload went: "" before the first, "ok", or why not.
   const std::string& last_reload() const { return last_reload_; }
+  /// The old supervisor, whose brokers our workers may still use. Null: none, or another protocol parts us.
+  const Child* linked_predecessor() const { return predecessor_ && !apart_ ? find(*predecessor_) : nullptr; }
   /// Until COMMIT another supervisor is in charge.
   bool in_charge() const { return !arrival_; }
 

@@ -71,7 +71,7 @@ void Runner::on_live(ChildKey broker, const std::string& json) {
 /// To every broker that leaves, and to the supervisor whose brokers do.
 void Runner::tell_moved(const std::string& query) {
   for (const auto& [key, child] : machine_.children()) {
-    const bool predecessor = child.role == ipc::Role::supervisor && machine_.in_charge();
+    const bool predecessor = &child == machine_.linked_predecessor() && machine_.in_charge();
     if (!predecessor && !(child.role == ipc::Role::broker && Machine::leaving(child))) continue;
     ChildLink* to = link(key);
     if (to == nullptr) continue;
@@ -135,7 +135,7 @@ void Runner::perform(const action::AnswerSuccessor& action) {
   successor->channel.send_body(ipc::Type::config_update_result, action.result, {}, text.substr(0, ipc::kMaxUpdateText));
 }
 
-void Runner::perform(const action::HandOver&) {
+void Runner::perform(const action::HandOver& action) {
   handed_over_ = true;
   watchdog_.disarm();
   for (const auto& [key, child] : machine_.children()) {
@@ -146,6 +146,12 @@ void Runner::perform(const action::HandOver&) {
   // The new one holds it too: should it die, nobody must find it locked by one who only waits for his last process.
   service_.directory->lock.reset();
   if (service_.hand_over) service_.hand_over();
+  if (!action.apart) return;
+  JsonWriter query;
+  query.object().key("query").text("moved").key("portals").array();
+  for (const auto& portal : decided_.snapshot->config.portals) query.text(portal.tag + " " + portal.domain);
+  query.end().end();
+  tell_moved(query.str());
 }
 
 void Runner::on_successor(ChildLink& successor, ipc::Message& message) {

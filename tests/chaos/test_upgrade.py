@@ -94,6 +94,7 @@ class T10KilledInProbation(Upgrade):
     def test_old_one_stays(self):
         self.start_upgradable(probation="1s")
         actions.good_upgrade(self.portal)
+        self.one_supervisor()  # the retired one is gone: whoever comes next is the new one
         it, count, chance = self.load(3000), 0, random.Random(10)
         while it.going_on():
             pid, workers = self.portal.main(), set(self.portal.role("worker"))

@@ -120,6 +120,31 @@ void Bridge::resume() {
   }
 }
 
+BridgeLink* Bridge::link(TunnelId tunnel) const {
+  const auto at = std::ranges::find_if(links_, [&](const auto& each) { return each->id() == tunnel && !each->dead(); });
+  return at != links_.end() ? at->get() : nullptr;
+}
+
+std::optional<std::size_t> Bridge::kick(TunnelId tunnel, const Error& why) {
+  BridgeLink* kicked = link(tunnel);
+  if (kicked == nullptr) return std::nullopt;
+  const std::size_t streams = kicked->plan().user_streams();
+  log_event(log::Level::info, "bridge", "tunnel was kicked", kv("tag", settings_.tag), kv("peer", kicked->peer()),
+            kv("tunnel", tunnel.value), kv("streams", streams));
+  kicked->kick(why);
+  return streams;
+}
+
+bool Bridge::drain(TunnelId tunnel) {
+  BridgeLink* drained = link(tunnel);
+  if (drained == nullptr || !drained->plan().peer_hello() || !drained->plan().announce_restart()) return false;
+  log_event(log::Level::info, "bridge", "tunnel is drained by order", kv("tag", settings_.tag),
+            kv("peer", drained->peer()), kv("tunnel", tunnel.value));
+  drained->poke();
+  review_soon();
+  return true;
+}
+
 void Bridge::abort(const Error& why) {
   stop_dialling();
   for (auto& link : links_) link->abort(why);
@@ -211,9 +236,10 @@ void Bridge::dial_failed(const Error& why) {
 void Bridge::link_over(BridgeLink& link, const Error& why) {
   const TimePoint now = home_.around.loop.now();
   const auto lived = now - link.since();
-  log_event(dialling_allowed_ && link.plan().state() != reverse::BridgeTunnel::State::draining ? log::Level::warning
-                                                                                               : log::Level::info,
-            "bridge", "tunnel closed", kv("tag", settings_.tag), kv("peer", link.peer()), kv("reason", why),
+  const bool expected = !dialling_allowed_ || link.kicked() || link.plan().leaving() ||
+                        link.plan().state() == reverse::BridgeTunnel::State::draining;
+  log_event(expected ? log::Level::info : log::Level::warning, "bridge", "tunnel closed", kv("tag", settings_.tag),
+            kv("peer", link.peer()), kv("reason", why),
             kv("lived_s", std::chrono::duration_cast<std::chrono::seconds>(lived).count()));
   plan_.tunnel_lost(lived, link.answered(), now, home_.around.random.below(0xffffffff));
   std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });

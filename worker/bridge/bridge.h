@@ -69,6 +69,11 @@ class Bridge {
   void drain();
   /// Takes it back: dials again, and portals of our own may choose its tunnels.
   void resume();
+  /// Ends one tunnel and resets the streams it carries; how many. nullopt: it has no such tunnel.
+  std::optional<std::size_t> kick(TunnelId tunnel, const Error& why);
+  /// Dials another tunnel in place of this one, and tells the portal. False: no such tunnel, or a stock portal's, which
+  /// cannot be told.
+  bool drain(TunnelId tunnel);
   /// Ends everything.
   void abort(const Error& why);
   /// A new configuration has it too: the settings it came with, and those in its home, from now on.
@@ -86,6 +91,7 @@ class Bridge {
     std::unique_ptr<net::Dial> dial;
   };
 
+  BridgeLink* link(TunnelId tunnel) const;
   void review();
   void review_soon() { home_.around.loop.defer(review_later_); }
   void dial();

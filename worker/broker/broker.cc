@@ -23,6 +23,9 @@ constexpr auto kLagTick = std::chrono::milliseconds(500);
 constexpr auto kDrainTick = std::chrono::milliseconds(50);
 constexpr auto kLeaveTick = std::chrono::milliseconds(100);  // between two looks at whether anything is left
 
+/// Numbers of tunnels for each broker generation: several of them may live at once.
+constexpr std::uint64_t kTunnelNumbers = 1'000'000;
+
 std::size_t quarter_of_memory() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) / 4 * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
@@ -189,6 +192,7 @@ Result<> Broker::on_config(std::uint64_t gen, std::string_view snapshot) {
 
   auto tables = GenerationTables::make(gen, std::move(*config));
   if (!tables) return std::unexpected{std::move(tables.error())};
+  relay::last_tunnel_number() = ctl_->control.gen() * kTunnelNumbers;
   intake_ = std::make_unique<ipc::OfferIntake>(ipc::OfferIntake::Options{}, *this);
   plant_ = std::make_unique<Plant>(std::move(*tables), outbound::Surroundings{loop_, blocks_, random_}, relays_,
                                    visitors_, [this](PortalKey key, Portal& portal) { pool_changed(key, portal); });
@@ -372,6 +376,12 @@ std::string Broker::on_query(std::string_view request) {
   switch (query->kind) {
     case ipc::Query::Kind::live: return live_json(plant_->live());
     case ipc::Query::Kind::moved: plant_->set_moved(std::move(query->portals)); return "{}";
+    case ipc::Query::Kind::kick: {
+      const auto kicked = query->tunnel ? plant_->kick(TunnelId{*query->tunnel}) : plant_->kick(query->user);
+      return ipc::query_counts(kicked.tunnels, kicked.visitors);
+    }
+    case ipc::Query::Kind::drain:
+      return ipc::query_counts(query->tunnel ? plant_->drain(TunnelId{*query->tunnel}) : plant_->drain(query->user), 0);
     case ipc::Query::Kind::status: break;
   }
   return status_json(plant_->portals(), plant_->bridges(), relays_.size(), loop_.now());

@@ -59,7 +59,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   // ipc::OfferHost
   std::optional<ipc::PortalKey> portal_of(ipc::LinkId link, const ipc::OfferRecord& record) override;
   ipc::Choice choose(ipc::PortalKey portal, const ipc::OfferRecord& record, ConstSpan blob) override;
-  void release(std::uint64_t) override {}
+  void release(std::uint64_t ticket) override;
   void own(ipc::OwnedOffer offer) override;
 
   void read_link(WorkerLink& link);
@@ -94,6 +94,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   };
   std::map<std::uint32_t, Escrowed> escrow_;  // slots we never poll (spec/processes.md 3.3)
   std::unique_ptr<ipc::OfferIntake> intake_;
+  std::map<PortalKey, std::size_t> reserved_;  // visitors chosen and not yet owned: their number is their ticket
   std::unique_ptr<Plant> plant_;
   std::vector<std::unique_ptr<WorkerLink>> links_;
   std::vector<std::unique_ptr<WorkerLink>> dead_links_;

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/config/text.h"
+#include "common/crypto/uuid.h"
 
 namespace ebb::broker {
 namespace {
@@ -124,6 +126,28 @@ bool GenerationTables::allows(const Entry& entry, const Person& person) {
 
 bool GenerationTables::allows(const Person& person) const {
   return allows(*current_, person) || (prepared_ != nullptr && allows(*prepared_, person));
+}
+
+GenerationTables::People GenerationTables::people(std::string_view email_or_uuid) const {
+  std::optional<UserId> id;
+  if (!crypto::is_mapped_user_id(email_or_uuid)) {
+    if (const auto parsed = crypto::parse_user_id(email_or_uuid)) id = *parsed;
+  }
+  People out;
+  for (const Entry& entry : entries_) {
+    const Table& table = entry.table;
+    for (std::size_t i = 0; i < table.inbounds.size(); ++i) {
+      const auto* vmess = std::get_if<config::VmessInbound>(&table.config.inbounds[i].protocol);
+      if (vmess == nullptr) continue;
+      for (const auto& user : vmess->users) {
+        const bool named = !user.email.empty() && config::same_word(user.email, email_or_uuid);
+        if (!named && user.id != id) continue;
+        out.who.insert({table.inbounds[i], user.id});
+        out.email = user.email;
+      }
+    }
+  }
+  return out;
 }
 
 const GenerationTables::Table* GenerationTables::find(ipc::Hid hid) const {

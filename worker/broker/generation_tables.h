@@ -78,6 +78,14 @@ class GenerationTables {
   /// that is gone, at any.
   bool allows(const Person& person) const;
 
+  /// Everybody of that e-mail, letters in either case as V2Ray compares them, or of that UUID, in any configuration in
+  /// use.
+  struct People {
+    std::set<Person> who;
+    std::string email;  // theirs; empty: they have none
+  };
+  People people(std::string_view email_or_uuid) const;
+
   // ---- ids of offers
   /// The newest generation of these low 16 bits that is in use; null: none, or retired.
   const Table* find(ipc::Hid hid) const;

@@ -52,10 +52,21 @@ ipc::Choice Broker::choose(ipc::PortalKey key, const ipc::OfferRecord& record, C
   const auto person = GenerationTables::person(*table, record.inbound, record.user);
   if (person && !plant_->tables().allows(*person)) return ipc::Choice::refuse(ipc::RefuseReason::no_portal);
   if (record.role == ipc::OfferRole::tunnel) return ipc::Choice::take(0);
-  return portal->has_room() ? ipc::Choice::take(0) : ipc::Choice::park();
+  // One message takes many: each needs a place of his own, or he is taken only to be dropped.
+  const auto reserved = reserved_.find(key);
+  if (!portal->has_room(reserved != reserved_.end() ? reserved->second : 0)) return ipc::Choice::park();
+  ++reserved_[key];
+  return ipc::Choice::take(key);
+}
+
+/// The ticket of a visitor is his portal, that of a tunnel 0.
+void Broker::release(std::uint64_t ticket) {
+  const auto reserved = reserved_.find(static_cast<PortalKey>(ticket));
+  if (reserved != reserved_.end() && --reserved->second == 0) reserved_.erase(reserved);
 }
 
 void Broker::own(ipc::OwnedOffer offer) {
+  release(offer.ticket);
   std::unique_ptr<relay::Codec> codec;
   Bytes unread;
   std::optional<Target> target;

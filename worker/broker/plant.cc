@@ -120,6 +120,59 @@ bool Plant::without_tunnels() const {
              bridges_, [](const auto& each) { return each.second->links().empty() && each.second->dialling() == 0; });
 }
 
+Plant::Kicked Plant::kick_tunnels(const Portal::Which& which, const Error& why) {
+  Kicked out;
+  for (auto& [key, each] : portals_) {
+    const Kicked more = each->kick(which, why);
+    out.tunnels += more.tunnels;
+    out.visitors += more.visitors;
+  }
+  return out;
+}
+
+Plant::Kicked Plant::kick(TunnelId tunnel) {
+  const Error why{Errc::closed, "the tunnel was kicked", {}};
+  Kicked out = kick_tunnels([tunnel](const PortalLink& link) { return link.id() == tunnel; }, why);
+  for (auto& [key, each] : bridges_) {
+    const auto streams = each->kick(tunnel, why);
+    if (!streams) continue;
+    ++out.tunnels;
+    out.visitors += *streams;
+  }
+  return out;
+}
+
+Plant::Kicked Plant::kick(std::string_view user) {
+  const auto people = tables_.people(user);
+  const std::string who = people.email.empty() ? "one without an e-mail" : people.email;
+  const Error why{Errc::closed, "the user was kicked: " + who, {}};
+  Kicked out =
+      kick_tunnels([&](const PortalLink& link) { return link.person() && people.who.contains(*link.person()); }, why);
+  out.visitors += visitors_.end_unless([&](const Person& person) { return !people.who.contains(person); }, why);
+  if (out.tunnels + out.visitors > 0) {
+    log_event(log::Level::info, "broker", "user was kicked", kv("user", who), kv("tunnels", out.tunnels),
+              kv("visitors", out.visitors));
+  }
+  return out;
+}
+
+std::size_t Plant::drain_tunnels(const Portal::Which& which) {
+  std::size_t out = 0;
+  for (auto& [key, each] : portals_) out += each->drain_some(which);
+  return out;
+}
+
+std::size_t Plant::drain(TunnelId tunnel) {
+  std::size_t out = drain_tunnels([tunnel](const PortalLink& link) { return link.id() == tunnel; });
+  for (auto& [key, each] : bridges_) out += each->drain(tunnel) ? 1 : 0;
+  return out;
+}
+
+std::size_t Plant::drain(std::string_view user) {
+  const auto people = tables_.people(user);
+  return drain_tunnels([&](const PortalLink& link) { return link.person() && people.who.contains(*link.person()); });
+}
+
 std::string Plant::needs_restart(const config::Config& config) const {
   const auto text = [](std::uint32_t loops) { return loops == 0 ? std::string("auto") : std::to_string(loops); };
   const std::uint32_t wanted = config.settings.broker_loops;

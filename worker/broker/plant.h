@@ -60,6 +60,16 @@ class Plant {
   /// What of `config` only a new process can follow, against what this one was started with; empty: nothing. The rest
   /// can be prepared all the same.
   std::string needs_restart(const config::Config& config) const;
+  /// How many tunnels, and visitors on them or with a name of their own, an order concerns.
+  using Kicked = Portal::Kicked;
+  /// Ends a tunnel of any portal or bridge and resets whom it carries.
+  Kicked kick(TunnelId tunnel);
+  /// Ends everything of a user, named by e-mail or UUID: see GenerationTables::people().
+  Kicked kick(std::string_view user);
+  /// Asks the other end of a tunnel to use another one, which a stock portal cannot be asked. How many did it concern.
+  std::size_t drain(TunnelId tunnel);
+  std::size_t drain(std::string_view user);
+
   /// Errors: config.
   Result<> prepare(Gen gen, config::Config config);
   /// nullopt: it is not the prepared generation.
@@ -70,6 +80,8 @@ class Plant {
   void follow_current();
   Removed reconcile();
   void add_portal(PortalKey key, const config::Portal& settings);
+  Kicked kick_tunnels(const Portal::Which& which, const Error& why);
+  std::size_t drain_tunnels(const Portal::Which& which);
   bool bridges_may_enter(const Portal& portal) const;
 
   GenerationTables tables_;

@@ -180,10 +180,12 @@ PortalLink* Portal::pick(std::uint64_t visitor_key) const {
   return index ? links_[*index].get() : nullptr;
 }
 
-bool Portal::has_room() const {
+bool Portal::has_room(std::size_t before) const {
   const TimePoint now = home_.around.loop.now();
-  return std::any_of(links_.begin(), links_.end(), [now](const auto& link) {
-    return !link->dead() && (link->plan().pickable(now) || link->plan().pickable_as_last(now));
+  std::size_t room = 0;
+  return std::any_of(links_.begin(), links_.end(), [&](const auto& link) {
+    if (!link->dead() && link->plan().pickable_as_last(now)) room += link->plan().room();
+    return room > before;
   });
 }
 
@@ -254,10 +256,9 @@ void Portal::review() {
   const auto replaced = reverse::tunnels_replaced(members);
   auto next = replaced.begin();  // in the order of links_, as members are
   for (const auto& link : links_) {
-    if (link->dead()) continue;
     const bool has_other = next != replaced.end() && *next == link->id();
     if (has_other) ++next;
-    if (link->plan().replaced() == (moved_ || has_other)) continue;
+    if (link->dead() || link->plan().replaced() == (moved_ || has_other)) continue;
     link->plan().set_replaced(moved_ || has_other);
     link->poke();
   }
@@ -266,8 +267,8 @@ void Portal::review() {
 
 void Portal::link_over(PortalLink& link, const Error& why) {
   const auto lived = std::chrono::duration_cast<std::chrono::seconds>(home_.around.loop.now() - link.since());
-  const bool expected =
-      link.plan().state() == reverse::PortalTunnel::State::draining || link.plan().end() == reverse::TunnelEnd::drained;
+  const bool expected = link.kicked() || link.plan().state() == reverse::PortalTunnel::State::draining ||
+                        link.plan().end() == reverse::TunnelEnd::drained;
   log_event(expected ? log::Level::info : log::Level::warning, "portal", "tunnel closed", kv("tag", settings_.tag),
             kv("peer", link.peer()), kv("reason", why), kv("lived_s", lived.count()));
   std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });
@@ -282,6 +283,33 @@ void Portal::abort_unless(const std::function<bool(const Person&)>& allowed, con
   for (auto& link : links_) {
     if (link->person() && !allowed(*link->person())) link->abort(why);
   }
+}
+
+Portal::Kicked Portal::kick(const Which& which, const Error& why) {
+  Kicked out;
+  for (const auto& link : links_) {
+    if (link->dead() || !which(*link)) continue;
+    const std::size_t streams = link->plan().user_streams();
+    log_event(log::Level::info, "portal", "tunnel was kicked", kv("tag", settings_.tag), kv("peer", link->peer()),
+              kv("tunnel", link->id().value), kv("streams", streams));
+    ++out.tunnels;
+    out.visitors += streams;
+    link->kick(why);
+  }
+  return out;
+}
+
+std::size_t Portal::drain_some(const Which& which) {
+  std::size_t out = 0;
+  for (const auto& link : links_) {
+    if (link->dead() || !which(*link)) continue;
+    log_event(log::Level::info, "portal", "tunnel is drained by order", kv("tag", settings_.tag),
+              kv("peer", link->peer()), kv("tunnel", link->id().value));
+    ++out;
+    link->drain_in(Duration(0));
+  }
+  review_soon();
+  return out;
 }
 
 void Portal::update(const config::Portal& settings) {

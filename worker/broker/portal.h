@@ -79,8 +79,8 @@ class Portal {
 
   /// A bridge registers.
   void add_tunnel(TunnelOffer offer);
-  /// Whether a visitor could be put onto a tunnel now.
-  bool has_room() const;
+  /// Whether a visitor could be put onto a tunnel now, and `before` others before him.
+  bool has_room(std::size_t before = 0) const;
   /// Puts `visitor` on a tunnel. False: no tunnel takes it any more (the visitor is left as it was).
   bool serve(std::unique_ptr<relay::Side>& visitor, const Target& target, const config::PolicyLevel& level,
              std::uint64_t visitor_key);
@@ -90,6 +90,15 @@ class Portal {
   void abort(const Error& why);
   /// The same for the tunnels of people who are not allowed any more.
   void abort_unless(const std::function<bool(const Person&)>& allowed, const Error& why);
+  /// Ends some of its tunnels and resets whom they carry. How many tunnels, and how many streams they had.
+  struct Kicked {
+    std::size_t tunnels = 0;
+    std::size_t visitors = 0;
+  };
+  using Which = std::function<bool(const PortalLink&)>;
+  Kicked kick(const Which& which, const Error& why);
+  /// Asks their bridges to use another tunnel: as drain(), for some. How many.
+  std::size_t drain_some(const Which& which);
   /// A new configuration has it too: the settings it came with, and those in its home, from now on.
   void update(const config::Portal& settings);
   /// Planned replacement (spec/processes.md 9.3): bridges are asked to dial anew, each at some point of `spread`;

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
+#include "common/config/text.h"
+#include "common/crypto/uuid.h"
 #include "common/net/linger.h"
 #include "worker/edge/mux_server.h"
 #include "worker/edge/session.h"
@@ -189,6 +192,36 @@ bool Edge::wanted(std::size_t inbound) {
       connections() < max_connections_ && !short_of_fds_ && (!inbounds_[inbound].gate || room_for_handshake());
   if (!room) look_again_soon();
   return room;
+}
+
+std::size_t Edge::kick(std::string_view user) {
+  std::optional<UserId> id;
+  if (!crypto::is_mapped_user_id(user)) {
+    if (const auto parsed = crypto::parse_user_id(user)) id = *parsed;
+  }
+  std::set<Member> who;
+  std::string email;
+  for (const Inbound& inbound : inbounds_) {
+    const auto* vmess = std::get_if<config::VmessInbound>(&inbound.settings->protocol);
+    if (vmess == nullptr) continue;
+    for (std::size_t i = 0; i < vmess->users.size(); ++i) {
+      const auto& each = vmess->users[i];
+      if (each.id != id && (each.email.empty() || !config::same_word(each.email, user))) continue;
+      who.insert({inbound.index, i});
+      email = each.email;
+    }
+  }
+  if (email.empty()) email = "one without an e-mail";
+  const Error why{Errc::closed, "the user was kicked: " + email, {}};
+  std::size_t out = roster_.end_unless([&](const Member& member) { return !who.contains(member); }, why);
+  for (auto& mux : muxes_) {
+    const Request& request = mux->request();
+    if (mux->ended() || !request.user || !who.contains({request.inbound->index, *request.user})) continue;
+    mux->abort(why);
+    ++out;
+  }
+  if (out > 0) log_event(log::Level::info, "edge", "user was kicked", kv("user", email), kv("visitors", out));
+  return out;
 }
 
 void Edge::abort_all(const Error& why) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/base/log.h"
@@ -18,6 +19,7 @@
 #include "worker/inbound/replay_guard.h"
 #include "worker/inbound/vmess.h"
 #include "worker/outbound/outbounds.h"
+#include "worker/relay/roster.h"
 
 namespace ebb::edge {
 
@@ -47,6 +49,9 @@ struct Request {
   std::optional<std::size_t> user;          // index in the inbound's list
   std::optional<vmess::SessionKeys> vmess;  // the client speaks VMess with these
 };
+
+/// A user of an inbound: both indices.
+using Member = std::pair<std::size_t, std::size_t>;
 
 /// The connection itself: a socket nothing was read from, or a stream and what was read behind its header.
 struct Client {
@@ -80,6 +85,9 @@ class Edge {
   /// Closes the slots. Handshakes under way are finished, offers answered, relays run on; connections that can end
   /// without a loss do, spread over `spread`.
   void drain(Duration spread);
+  /// Resets what a user, named by e-mail (letters in either case) or UUID, has open here, and how many that were: not
+  /// what was offered to the broker, nor who has yet to say who he is.
+  std::size_t kick(std::string_view user);
   /// Ends everything that is carried.
   void abort_all(const Error& why);
 
@@ -124,6 +132,7 @@ class Edge {
   std::optional<inbound::SharedReplayGuard> guard_;
   crypto::SystemRandom random_;
   relay::BlockPool blocks_;
+  relay::Roster<Member> roster_;
   relay::Relays relays_;
   outbound::Outbounds outbounds_;
   std::vector<Inbound> inbounds_;

@@ -20,6 +20,8 @@ class MuxServer final : public relay::Tunnel {
   ~MuxServer() override;
   void start(std::unique_ptr<net::Stream> stream, Bytes unread);
   void abort(const Error& why) { die(why); }
+  bool ended() const { return dead(); }
+  const Request& request() const { return request_; }
   /// The worker drains: the connection ends in order once it has no stream, not before `when`, and not while the client
   /// has just spoken. Streams that come meanwhile are served.
   void drain(TimePoint when);

@@ -173,7 +173,13 @@ void Edge::relay(const Request& request, Client client, std::size_t outbound) {
     net::tune_socket(client.socket.get(), kDeadAfter);
     client.stream = std::make_unique<net::TcpStream>(loop_, std::move(client.socket));
   }
-  auto side = std::make_unique<relay::SocketSide>(loop_, blocks_, codec_for(request));
+  std::unique_ptr<relay::SocketSide> side;
+  if (request.user) {
+    const Member who{request.inbound->index, *request.user};
+    side = std::make_unique<relay::Listed<Member>>(roster_, who, loop_, blocks_, codec_for(request));
+  } else {
+    side = std::make_unique<relay::SocketSide>(loop_, blocks_, codec_for(request));
+  }
   auto& attached = *side;
   const auto& level = config_.level(request.inbound->level(request.user));
   relays_.start(std::move(side), outbounds_.open(outbound, request.target), outbound::relay_times(level));

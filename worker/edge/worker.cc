@@ -4,6 +4,7 @@
 
 #include "common/base/log.h"
 #include "common/config/canonical.h"
+#include "ipc/query.h"
 #include "worker/edge/worker_main.h"
 
 namespace ebb::edge {
@@ -171,8 +172,13 @@ void Worker::report_fault(std::uint64_t broker_gen) {
   watch_ctl();
 }
 
-std::string Worker::on_query(std::string_view) {
+std::string Worker::on_query(std::string_view request) {
   if (!edge_) return R"({"connections":0})";
+  const auto query = ipc::parse_query(request);
+  if (!query) return ipc::query_error(query.error().what);
+  // No tunnel ends here, so nothing can be drained.
+  if (query->kind == ipc::Query::Kind::drain) return ipc::query_counts(0, 0);
+  if (query->kind == ipc::Query::Kind::kick) return ipc::query_counts(0, query->tunnel ? 0 : edge_->kick(query->user));
   const auto& counts = edge_->counts();
   return "{\"connections\":" + std::to_string(edge_->connections()) +
          ",\"accepted\":" + std::to_string(counts.accepted) +

@@ -9,6 +9,13 @@
 
 namespace ebb::relay {
 
+/// The last number given to a tunnel of this process, whatever its kind: an administrator names tunnels by them. A
+/// process that has contemporaries of its kind begins where none of theirs will get.
+inline std::uint64_t& last_tunnel_number() {
+  static std::uint64_t last = 0;
+  return last;
+}
+
 /// `Plan` is reverse::PortalTunnel or reverse::BridgeTunnel.
 template <class Plan>
 class PlanTunnel : public Tunnel {
@@ -22,6 +29,13 @@ class PlanTunnel : public Tunnel {
   const Plan& plan() const { return plan_; }
   bool dead() const { return Tunnel::dead(); }
   void abort(const Error& why) { die(why); }
+  /// The same on an order of the administrator.
+  void kick(const Error& why) {
+    if (dead()) return;
+    kicked_ = true;
+    die(why);
+  }
+  bool kicked() const { return kicked_; }
   /// After calling the plan from outside: sends what it wants sent.
   void poke() { pump(); }
 
@@ -30,7 +44,7 @@ class PlanTunnel : public Tunnel {
              Plan plan)
       : Tunnel(loop, blocks, std::move(codec), limits),
         plan_(std::move(plan)),
-        id_{++last_id_},
+        id_{++last_tunnel_number()},
         peer_(std::move(peer)),
         since_(loop.now()) {}
 
@@ -73,10 +87,10 @@ class PlanTunnel : public Tunnel {
     if (!dead()) on_plan_moved();  // not any more once a destructor has begun
   }
 
-  static inline std::uint64_t last_id_ = 0;
   TunnelId id_;
   std::string peer_;
   TimePoint since_;
+  bool kicked_ = false;
 };
 
 }  // namespace ebb::relay

@@ -87,6 +87,7 @@ class Session {
   std::size_t live_streams() const { return streams_.size(); }
   std::size_t ids_used() const { return ids_used_; }
   bool ids_left() const { return ids_used_ < limits_.max_ids; }
+  std::size_t ids_free() const { return limits_.max_ids - ids_used_; }
   const SessionCounters& counters() const { return counters_; }
   /// True between the frames of the peer: where a tunnel may end without being cut.
   bool at_frame_border() const { return partial_.empty() && data_left_ == 0; }

@@ -27,8 +27,23 @@ TEST(Query, AnswersWhatItDoesNotKnowWithTheStatus) {
   EXPECT_EQ(parse_query(std::string(60'000, '['))->kind, Kind::status);
 }
 
+TEST(Query, NamesATunnelOrAUser) {
+  const auto tunnel = parse_query(R"({"query":"kick","tunnel":7})");
+  ASSERT_TRUE(tunnel);
+  EXPECT_EQ(tunnel->kind, Kind::kick);
+  EXPECT_EQ(tunnel->tunnel, 7u);
+  const auto user = parse_query(R"({"query":"drain","user":"nas@home"})");
+  ASSERT_TRUE(user);
+  EXPECT_EQ(user->kind, Kind::drain);
+  EXPECT_FALSE(user->tunnel);
+  EXPECT_EQ(user->user, "nas@home");
+  EXPECT_EQ(query_counts(2, 31), R"({"tunnels":2,"visitors":31})");
+}
+
 TEST(Query, SaysWhatIsMissing) {
-  for (const char* text : {R"({"query":"moved"})", R"({"query":"moved","portals":"a b"})",
+  for (const char* text : {R"({"query":"kick"})", R"({"query":"kick","tunnel":"7"})", R"({"query":"kick","tunnel":-7})",
+                           R"({"query":"drain","user":""})", R"({"query":"kick","tunnel":7,"user":"a"})",
+                           R"({"query":"moved"})", R"({"query":"moved","portals":"a b"})",
                            R"({"query":"moved","portals":["a b",3]})", R"({"query":"moved","portals":{}})"}) {
     EXPECT_FALSE(parse_query(text)) << text;
   }

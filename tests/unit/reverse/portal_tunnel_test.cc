@@ -316,13 +316,16 @@ TEST(PortalTunnel, TakesNoNewStreamsBeyondItsLimitsOrWhenCongested) {
   EXPECT_FALSE(portal.tunnel.pickable(portal.now));
   portal.tunnel.set_congested(false);
   EXPECT_TRUE(portal.tunnel.pickable(portal.now));
+  EXPECT_EQ(portal.tunnel.room(), 1U);
   EXPECT_NE(open_stream(portal), 0);
+  EXPECT_EQ(portal.tunnel.room(), 0U);
   EXPECT_FALSE(portal.tunnel.pickable_as_last(portal.now));
   EXPECT_EQ(open_stream(portal), 0);
 }
 
 TEST(PortalTunnel, SpendsItsIdsAndThenEnds) {
   Portal portal(forced(Dialect::v2ray));
+  EXPECT_EQ(portal.tunnel.room(), 64999U) << "the control stream has one of 65000";
   while (portal.tunnel.session().ids_left()) portal.tunnel.close(StreamId{open_stream(portal)});
   EXPECT_EQ(open_stream(portal), 0);
   EXPECT_FALSE(portal.tunnel.pickable_as_last(portal.now));

@@ -460,6 +460,44 @@ TEST_F(DrainedMux, EndsWhenItsLastStreamHasAndTheClientIsQuiet) {
   EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
 }
 
+TEST_F(DrainedMux, KicksAUserOutOfWhatHeHasOpenHere) {
+  std::vector<Fd> served;
+  const auto at_origin = [&](std::size_t count) {
+    return run_until(loop, [&] {
+      if (Fd next{::accept4(origin.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)}) {
+        served.push_back(std::move(next));
+      }
+      return served.size() >= count;
+    });
+  };
+  ASSERT_TRUE(at_origin(1));
+  const Fd stranger = connect_to(slots[0].port);
+  ASSERT_TRUE(at_origin(2));
+  const Fd relayed = connect_to(slots[2].port);
+  send_bytes(relayed, client_of({Network::tcp, kLoopback, origin.port}).request());
+  ASSERT_TRUE(at_origin(3));
+  EXPECT_EQ(edge->kick(""), 0u);
+  EXPECT_EQ(edge->kick("nas"), 0u);
+  EXPECT_EQ(edge->kick("NAS@home"), 2u) << "the mux connection, and the one that is relayed";
+  EXPECT_EQ(edge->kick("nas@home"), 0u);
+  EXPECT_TRUE(run_until(loop, [&] { return edge->connections() == 1; }));
+  char byte = 0;
+  EXPECT_TRUE(
+      run_until(loop, [&] { return ::recv(relayed.get(), &byte, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET; }));
+  std::string at_client;
+  receive(client, at_client);
+  EXPECT_TRUE(at_client.ends_with("<end>") || errno == ECONNRESET);
+  send_text(served[1], "still here");
+  EXPECT_TRUE(run_until(loop, [&] {
+    receive(stranger, at_client);
+    return at_client.ends_with("still here");
+  }));
+  const Fd again = connect_to(slots[2].port);
+  send_bytes(again, client_of({Network::tcp, kLoopback, origin.port}).request());
+  ASSERT_TRUE(at_origin(4)) << "he may come back";
+  EXPECT_EQ(edge->kick("09090909-0909-0909-0909-090909090909"), 1u);
+}
+
 TEST(MayRegister, NeedsAnAuthenticatingInboundOrALocalPeer) {
   const Endpoint local{kLoopback, 1};
   const Endpoint remote{IpAddress::parse("203.0.113.9").value(), 1};

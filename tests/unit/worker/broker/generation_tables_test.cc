@@ -78,6 +78,26 @@ TEST(GenerationTables, AddsAtPrepareAndTakesAwayAtCommit) {
   EXPECT_FALSE(tables.commit(2, kStart));
 }
 
+TEST(GenerationTables, FindsPeopleByEmailAndById) {
+  auto first = with_inbounds({vmess_inbound("in", {1, 2}), vmess_inbound("other", {1})});
+  auto& users = std::get<config::VmessInbound>(first.inbounds[0].protocol).users;
+  users[0].email = "One@Home";
+  auto tables = GenerationTables::make(1, first).value();
+  const auto in = tables.current().inbounds;
+  const std::set<Person> one{{in[0], user_id(1)}};
+  EXPECT_EQ(tables.people("one@home").who, one);
+  EXPECT_EQ(tables.people("one@home").email, "One@Home");
+  EXPECT_EQ(tables.people("01010101-0101-0101-0101-010101010101").who.size(), 2u) << "wherever that id is known";
+  EXPECT_EQ(tables.people("02020202020202020202020202020202").who, (std::set<Person>{{in[0], user_id(2)}}));
+  EXPECT_EQ(tables.people("02020202020202020202020202020202").email, "");
+  EXPECT_TRUE(tables.people("").who.empty());
+  EXPECT_TRUE(tables.people("two@home").who.empty());
+  auto second = first;
+  std::get<config::VmessInbound>(second.inbounds[0].protocol).users[1].email = "two@home";
+  ASSERT_TRUE(tables.prepare(2, second, kStart));
+  EXPECT_EQ(tables.people("TWO@home").who, (std::set<Person>{{in[0], user_id(2)}}));
+}
+
 TEST(GenerationTables, ForgetsWhatWasPreparedAtAbort) {
   auto tables = GenerationTables::make(1, with_portals({{"a", "a.x"}})).value();
   ASSERT_TRUE(tables.prepare(2, with_portals({{"b", "b.x"}}), kStart));

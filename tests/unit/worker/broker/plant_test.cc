@@ -36,6 +36,7 @@ config::Config base() {
   config::VmessInbound vmess;
   vmess.users.resize(2);
   vmess.users[0].id = user_id(1);
+  vmess.users[0].email = "nas@home";
   vmess.users[1].id = user_id(2);
   inbound.protocol = vmess;
   out.inbounds.push_back(inbound);
@@ -186,6 +187,68 @@ TEST_F(PlantTest, CountsTunnelsOfAUserAsOneBridgesOverReloads) {
   auto two = tunnel(portal(0), person(0));
   ASSERT_EQ(portal(0).links().size(), 2u);
   EXPECT_EQ(portal(0).links()[0]->bridge_key(), portal(0).links()[1]->bridge_key());
+}
+
+TEST_F(PlantTest, KicksATunnelAndWhomItCarries) {
+  auto bridge = tunnel(portal(0));
+  auto other_bridge = tunnel(portal(1));
+  auto first = visit(portal(0), person(0));
+  auto second = visit(portal(0));
+  auto other = visit(portal(1));
+  const TunnelId id = portal(0).links()[0]->id();
+  const auto kicked = plant.kick(id);
+  EXPECT_EQ(kicked.tunnels, 1u);
+  EXPECT_EQ(kicked.visitors, 2u);
+  EXPECT_TRUE(over(*bridge));
+  EXPECT_TRUE(over(*first) && over(*second));
+  EXPECT_TRUE(first->was_reset() && second->was_reset());
+  EXPECT_EQ(plant.kick(id).tunnels, 0u);
+  EXPECT_FALSE(other_bridge->ended() || other->was_reset());
+}
+
+TEST_F(PlantTest, KicksAUserByEmailOrId) {
+  auto his_bridge = tunnel(portal(0), person(0));
+  auto bridge = tunnel(portal(1), person(1));
+  auto on_his_bridge = visit(portal(0));
+  auto he = visit(portal(1), person(0));
+  auto both = visit(portal(0), person(0));
+  auto she = visit(portal(1), person(1));
+  auto nobody = visit(portal(1));
+  for (const char* wrong : {"", "nas", "nas@home2", "99999999-9999-9999-9999-999999999999"}) {
+    const auto none = plant.kick(wrong);
+    EXPECT_EQ(none.tunnels + none.visitors, 0u) << wrong;
+  }
+  const auto kicked = plant.kick("NAS@home");
+  EXPECT_EQ(kicked.tunnels, 1u);
+  EXPECT_EQ(kicked.visitors, 3u) << "his own, and whom his tunnel carried; nobody twice";
+  EXPECT_TRUE(over(*his_bridge));
+  EXPECT_TRUE(over(*on_his_bridge) && over(*he) && over(*both));
+  EXPECT_TRUE(on_his_bridge->was_reset() && he->was_reset() && both->was_reset());
+  EXPECT_FALSE(bridge->ended() || she->was_reset() || nobody->was_reset());
+  EXPECT_EQ(plant.kick("nas@home").tunnels, 0u);
+  const auto by_id = plant.kick("02020202-0202-0202-0202-020202020202");  // has no e-mail
+  EXPECT_EQ(by_id.tunnels, 1u);
+  EXPECT_TRUE(over(*bridge) && over(*she) && over(*nobody));
+}
+
+TEST_F(PlantTest, DrainsATunnelOrThoseOfAUser) {
+  auto bridge = tunnel(portal(0), person(0));
+  auto other = tunnel(portal(1), person(1));
+  auto visitor = visit(portal(0));
+  EXPECT_EQ(plant.drain("nobody@home"), 0u);
+  EXPECT_EQ(plant.drain("nas@home"), 1u);
+  EXPECT_FALSE(portal(0).serving());
+  EXPECT_TRUE(portal(1).serving());
+  auto another = visit(portal(0));
+  ASSERT_TRUE(another) << "as the last one it serves";
+  auto replacement = tunnel(portal(0), person(0));
+  EXPECT_TRUE(portal(0).serving());
+  visitor->reset();
+  another->reset();
+  EXPECT_TRUE(run_until(loop, [&] { return portal(0).links().size() == 1; }));
+  EXPECT_EQ(plant.drain(portal(1).links()[0]->id()), 1u);
+  EXPECT_FALSE(portal(1).serving());
+  EXPECT_EQ(plant.drain(TunnelId{12345678}), 0u);
 }
 
 TEST_F(PlantTest, PreparesWhatItCannotFollowInPlaceAndSaysSo) {
