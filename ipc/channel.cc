@@ -43,6 +43,10 @@ Channel::Channel(Fd fd, Link link, Role self, Role peer, Options options)
 
 void Channel::close() {
   fd_.reset();
+  forget_queue();
+}
+
+void Channel::forget_queue() {
   queue_.clear();
   queued_bytes_ = queued_fds_ = 0;
   blocked_ = Blocked::no;
@@ -156,10 +160,11 @@ Sent Channel::send_long_text(Type type, std::string_view text) {
 
 void Channel::send_fault(FaultCode code, std::string_view text) {
   if (!open()) return;
-  if (fault_ == FaultCode::none) fault_ = code;
-  queue_.clear();  // nothing we still had to say matters to a peer we hang up on; the sequence gap tells it so too
+  forget_queue();  // nothing we still had to say matters to a peer we hang up on; the sequence gap tells it so too
   send_body(Type::fault, Fault{code, 0}, {}, text.substr(0, kMaxFaultText));
-  close();
+  forget_queue();
+  fault_ = code;
+  ::shutdown(fd_.get(), SHUT_RDWR);
 }
 
 void Channel::on_writable() {

@@ -86,9 +86,11 @@ class Channel final : public Sender {
   Channel(Fd fd, Link link, Role self, Role peer) : Channel(std::move(fd), link, self, peer, Options{}) {}
   Channel(Fd fd, Link link, Role self, Role peer, Options options);
 
+  /// -1 after close(). After a fault it is still open, so that it can be taken out of an epoll set: that knows
+  /// descriptions, and a copy elsewhere would keep the entry alive (spec/processes.md 13.11).
   int fd() const { return fd_.get(); }
   /// False after close() or a fault. A dead peer leaves it open: its last messages are still to be read.
-  bool open() const { return static_cast<bool>(fd_); }
+  bool open() const { return fd_ && fault_ == FaultCode::none; }
   void close();
 
   Sent send(Type type, ConstSpan body, std::span<const int> fds = {}, std::uint8_t nrec = 0,
@@ -111,7 +113,7 @@ class Channel final : public Sender {
   /// JSON of any length (QUERY, ANSWER): cut into messages chained by MORE, all or nothing queued.
   /// Errors: illegal beyond kMaxParts messages, full.
   Sent send_long_text(Type type, std::string_view text);
-  /// Tells the peer what it did wrong (best effort) and closes.
+  /// Tells the peer what it did wrong (best effort) and ends the link, for every copy of this end.
   void send_fault(FaultCode code, std::string_view text);
 
   /// Reads until nothing is left, at most messages_per_read messages. `handler(Message&)` may send on this
@@ -157,6 +159,7 @@ class Channel final : public Sender {
   Header make_header(Type type, ConstSpan body, std::size_t nfds, std::uint8_t nrec, std::uint8_t extra) const;
   bool enqueue(const Header& header, ConstSpan body, std::span<const int> fds);
   std::optional<Message> fail(ReadEnd& end, FaultCode code);
+  void forget_queue();
 
   Fd fd_;
   Options options_;

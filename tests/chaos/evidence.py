@@ -8,7 +8,8 @@ _PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _copy_of(pidfd: int, number: int) -> int:
+def copy_of(pidfd: int, number: int) -> int:
+    """A descriptor of our own for another process's; -1: not allowed, or not open there."""
     return _libc.syscall(_PIDFD_GETFD, pidfd, number, 0)
 
 
@@ -16,7 +17,7 @@ def possible() -> bool:
     """Whether we may look into other processes' descriptors (root, kernel 5.6)."""
     pidfd = os.pidfd_open(os.getpid())
     try:
-        copy = _copy_of(pidfd, 2)
+        copy = copy_of(pidfd, 2)
         if copy >= 0:
             os.close(copy)
         return copy >= 0 and os.geteuid() == 0
@@ -43,7 +44,7 @@ def peers_held_by(pids: list[int]) -> set[str]:
 
 
 def _peer(pidfd: int, number: int) -> set[str]:
-    copy = _copy_of(pidfd, number)
+    copy = copy_of(pidfd, number)
     if copy < 0:
         return set()
     try:

@@ -386,5 +386,22 @@ TEST(Channel, KnowsThePeersUid) {
   EXPECT_EQ(peer_uid(open_null().get()), std::nullopt);
 }
 
+TEST(Channel, AFaultEndsTheLinkForEveryCopyAndLeavesTheDescriptorToItsWatcher) {
+  auto both = pair();
+  const Fd copy(::fcntl(both->second.get(), F_DUPFD_CLOEXEC, 0));  // still on its way to us, or in another process
+  Channel broker(std::move(both->second), Link::handoff, Role::broker, Role::worker);
+  const int watched = broker.fd();
+  ASSERT_EQ(::send(both->first.get(), "no message", 10, MSG_NOSIGNAL), 10);
+  EXPECT_EQ(broker.on_readable([](Message&) {}), ReadEnd::fault);
+  EXPECT_FALSE(broker.open());
+  EXPECT_EQ(broker.fd(), watched);
+  EXPECT_GE(::fcntl(watched, F_GETFD), 0);
+  EXPECT_EQ(broker.on_readable([](Message&) {}), ReadEnd::fault);
+  EXPECT_FALSE(broker.wants_write());
+  Channel worker(std::move(both->first), Link::handoff, Role::worker, Role::broker);
+  EXPECT_EQ(worker.on_readable([](Message& m) { EXPECT_EQ(m.type(), Type::fault); }), ReadEnd::eof);
+  EXPECT_EQ(worker.send_body(Type::goaway, Gen{1}), Sent::dead);
+}
+
 }  // namespace
 }  // namespace ebb::ipc

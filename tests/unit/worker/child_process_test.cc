@@ -211,6 +211,30 @@ TEST_F(WorkerProcess, TellsItsSupervisorOfALinkThatBrokeTheProtocol) {
   }
 }
 
+struct BrokerProcess : ChildProcess {
+  BrokerProcess() : ChildProcess(Role::broker) {}
+};
+
+/// An epoll set knows descriptions, not descriptors: with a copy elsewhere the closed link would go on telling a dead
+/// object (spec/processes.md 13.11).
+TEST_F(BrokerProcess, ForgetsAFaultedLinkThatIsStillOpenElsewhere) {
+  Fd slot(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  ASSERT_EQ(::listen(slot.get(), 8), 0);
+  set_up(slot.get());
+  for (int i = 0; i < 20; ++i) {
+    auto ends = ipc::pair();
+    const int fds[] = {ends->second.get()};  // ends->second stays open here
+    link_->send_body(Type::link_add, ipc::LinkAdd{3, 1, 256}, fds);
+    ASSERT_EQ(::send(ends->first.get(), "no message", 10, MSG_NOSIGNAL), 10);
+    link_->send_body(Type::ping, ipc::Ping{1});
+    ASSERT_TRUE(wait_for(Type::pong));
+    (void)::send(ends->first.get(), "no message", 10, MSG_NOSIGNAL);
+    ends->first.reset();
+    link_->send_body(Type::ping, ipc::Ping{2});
+    ASSERT_TRUE(wait_for(Type::pong));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Roles, AdoptedProcess, testing::Values(Role::worker, Role::broker),
                          [](const auto& which) { return which.param == Role::worker ? "Worker" : "Broker"; });
 
