@@ -168,15 +168,15 @@ void show_reverse(std::string& out, const object& result, const char* key, const
     if (one.get_object().get(entry) != simdjson::SUCCESS) continue;
     out += std::string("\n") + word + " \"" + text_of(entry, "tag") + "\"  domain " + text_of(entry, "domain") +
            "  dialect " + text_of(entry, "dialect") + "\n";
-    Table table({"PEER", "STATE", "AGE", "STREAMS", "IN", "OUT"});
+    Table table({"ID", "PEER", "STATE", "AGE", "STREAMS", "IN", "OUT"});
     array tunnels;
     if (entry["tunnels"].get_array().get(tunnels) == simdjson::SUCCESS) {
       for (const element each : tunnels) {
         object tunnel;
         if (each.get_object().get(tunnel) != simdjson::SUCCESS) continue;
-        table.row({text_of(tunnel, "peer"), text_of(tunnel, "state"), duration(number_of(tunnel, "age_s")),
-                   text_of(tunnel, "streams"), size(number_of(tunnel, "bytes_in")),
-                   size(number_of(tunnel, "bytes_out"))});
+        table.row({text_of(tunnel, "id"), text_of(tunnel, "peer"), text_of(tunnel, "state"),
+                   duration(number_of(tunnel, "age_s")), text_of(tunnel, "streams"),
+                   size(number_of(tunnel, "bytes_in")), size(number_of(tunnel, "bytes_out"))});
       }
     }
     bool answered = true;

@@ -70,30 +70,19 @@ void answer_operation(Runner& runner, const admin::Request& request, const Reply
   if (!request.wait) reply(admin::reply_ok("{}"));
 }
 
-/// "b3.17": tunnel 17 of broker generation 3, as `status` shows it.
-std::optional<std::pair<std::uint64_t, std::uint64_t>> tunnel_named(std::string_view text) {
-  std::pair<std::uint64_t, std::uint64_t> name;
-  if (!text.starts_with('b')) return std::nullopt;
-  const char* const end = text.data() + text.size();
-  const auto first = std::from_chars(text.data() + 1, end, name.first);
-  if (first.ec != std::errc() || first.ptr == end || *first.ptr != '.') return std::nullopt;
-  const auto second = std::from_chars(first.ptr + 1, end, name.second);
-  return second.ec == std::errc() && second.ptr == end ? std::optional(name) : std::nullopt;
-}
-
 /// `kick` and `drain` of a tunnel or a user: every process that may have some of it is asked.
 void answer_removal(Runner& runner, const admin::Request& request, const Reply& reply) {
   JsonWriter query;
   query.object().key("query").text(request.command);
-  std::function<bool(const Child&)> whom;
-  if (request.what == "tunnel") {
-    const auto name = tunnel_named(request.which);
-    if (!name) {
-      return reply(
-          admin::reply_error(kExitUsage, "\"" + request.which + "\" is no tunnel: `ctl status` names them, b1.7"));
+  if (request.what == "tunnel") {  // ids are unique over all brokers
+    std::uint64_t id = 0;
+    const char* const end = request.which.data() + request.which.size();
+    const auto read = std::from_chars(request.which.data(), end, id);
+    if (read.ec != std::errc() || read.ptr != end) {
+      return reply(admin::reply_error(kExitUsage,
+                                      "\"" + request.which + "\" is no tunnel: `ctl status` shows the number of each"));
     }
-    query.key("tunnel").number(static_cast<std::int64_t>(name->second));
-    whom = [gen = name->first](const Child& child) { return child.role == ipc::Role::broker && child.gen == gen; };
+    query.key("tunnel").number(static_cast<std::int64_t>(id));
   } else {
     query.key("user").text(request.which);
   }
@@ -115,7 +104,7 @@ void answer_removal(Runner& runner, const admin::Request& request, const Reply& 
     reply(
         admin::reply_ok("{\"tunnels\":" + std::to_string(tunnels) + ",\"visitors\":" + std::to_string(visitors) + "}"));
   };
-  if (!runner.ask_children(query.str(), done, whom)) {
+  if (!runner.ask_children(query.str(), done)) {
     reply(admin::reply_error(kExitStart, "too many questions at once"));
   }
 }

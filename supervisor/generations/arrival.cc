@@ -29,7 +29,7 @@ void Machine::begin_after(const Predecessor& predecessor, TimePoint now) {
   apart_ = predecessor.apart;
   current_gen_ = last_gen_ = predecessor.gen + kRoom + 1;
   broker_gen_ = predecessor.gen + kRoom;
-  portals_to_move_ = predecessor.portals;
+  portals_to_move_ = plan_.portals;
   generations_[current_gen_] = {GenerationState::starting, plan_.workers};
   Child old;
   old.key = next_key();

@@ -91,22 +91,16 @@ void Machine::link_faulted(ChildKey key, std::uint32_t broker_gen, TimePoint now
   if (worker == nullptr || worker->role != ipc::Role::worker || worker->state == ChildState::killed) return;
   note(log::Level::error, "a link was closed because its protocol was broken",
        {{"name", worker->name()}, {"broker", std::to_string(broker_gen)}});
-  if (++worker->link_faults <= kMaxLinkFaults) {
-    for (const ChildKey broker : brokers()) {
-      const Child& one = children_.at(broker);
-      if (static_cast<std::uint32_t>(one.gen) != broker_gen) continue;
-      emit(action::Connect{key, broker, one.gen});
-      if (one.state == ChildState::active) {
-        emit(action::TellBrokerState{key, one.gen, ipc::BrokerPhase::active});
-      }
-    }
-    return;
+  for (const ChildKey broker : brokers()) {  // also for one that is to leave: it has offers to make
+    const Child& one = children_.at(broker);
+    if (static_cast<std::uint32_t>(one.gen) != broker_gen) continue;
+    emit(action::Connect{key, broker, one.gen});
+    if (one.state == ChildState::active) emit(action::TellBrokerState{key, one.gen, ipc::BrokerPhase::active});
   }
-  if (worker->state != ChildState::active) return;
-  const auto gen = worker->gen;
-  const auto index = worker->index;
+  if (++worker->link_faults <= kMaxLinkFaults || worker->state != ChildState::active) return;
   drain(*worker, plan_.hard_stop_workers, plan_.drain_spread, now);
-  spawn_worker(gen, index, now);
+  const Child leaves = *worker;
+  replace(leaves, now);
 }
 
 // ---- succession -------------------------------------------------------------------------------
@@ -118,6 +112,13 @@ void Machine::succeed(Child& fresh, TimePoint now) {
     if (worker.role == ipc::Role::worker) {
       emit(action::TellBrokerState{key, fresh.gen, ipc::BrokerPhase::active});
     }
+  }
+  if (listening_) {
+    // Visitors who wait at a broker of ours cannot go to one of a new supervisor: none may be started before the
+    // tunnels are here, or those visitors have been answered.
+    portals_to_move_ = plan_.portals;
+    settled_by_ = now + plan_.tunnel_wait;
+    next_live_ = now + kAskLive;
   }
   if (upgrade_ && !upgrade_->apart) {  // its workers offer to our brokers
     if (upgrade_->config != 0) emit(action::UpdateBroker{fresh.key, ipc::UpdatePhase::prepare, upgrade_->config});
@@ -202,7 +203,7 @@ void Machine::ask_live(TimePoint now) {
   next_live_.reset();
   const Child* newest = broker();
   const bool anybody = std::ranges::any_of(children_, [](const auto& c) { return leaving(c.second); }) ||
-                       (arrival_ && apart_) || (predecessor_ && !arrival_);
+                       (arrival_ && apart_) || (predecessor_ && !arrival_) || !settled(now);
   if (newest == nullptr || !anybody || phase_ == Phase::stopping || phase_ == Phase::failing) return;
   if (newest->state == ChildState::active) emit(action::AskLive{newest->key});
   next_live_ = now + kAskLive;
@@ -211,7 +212,8 @@ void Machine::ask_live(TimePoint now) {
 void Machine::live(ChildKey, const std::vector<std::string>& portals, TimePoint now) {
   std::erase_if(portals_to_move_,
                 [&](const std::string& one) { return std::ranges::find(portals, one) != portals.end(); });
-  if (arrival_) advance_arrival(now);
+  if (arrival_) return advance_arrival(now);
+  next_operation(now);
 }
 
 }  // namespace ebb::supervisor

@@ -38,6 +38,7 @@ Plan plan_of(const config::Config& config, std::uint32_t cpus) {
   plan.probation = timers.probation;
   plan.broker_move = timers.broker_move;
   plan.max_generations = std::max(config.settings.max_generations, 1u);
+  for (const auto& portal : config.portals) plan.portals.push_back(portal.tag + " " + portal.domain);
   return plan;
 }
 
@@ -262,7 +263,8 @@ void Machine::replace(const Child& gone, TimePoint now) {
   // A paused generation is made whole again if it has to serve once more.
   if (worker && state_of(gone.gen) != GenerationState::active) return;
   const auto in_its_place = [&](const auto& c) {
-    return c.second.role == ipc::Role::worker && c.second.gen == gone.gen && c.second.index == gone.index;
+    return c.second.role == ipc::Role::worker && c.second.gen == gone.gen && c.second.index == gone.index &&
+           c.first != gone.key;
   };
   if (worker && std::ranges::any_of(children_, in_its_place)) return;
   auto& policy = worker ? worker_exits_ : broker_exits_;
@@ -519,6 +521,7 @@ void Machine::tick(TimePoint now) {
     for (auto& [key, one] : children_) watch(one, now);
   }
   ask_live(now);
+  if (upgrade_again_ && now >= settled_by_) next_operation(now);
   on_arrival_tick(now);
   on_upgrade_tick(now);
   on_reload_tick(now);
@@ -548,6 +551,7 @@ std::optional<TimePoint> Machine::next_tick() const {
   earlier(retired_);
   earlier(drain_broker_);
   earlier(next_live_);
+  if (upgrade_again_ && !busy()) earlier(settled_by_);
   if (upgrade_) earlier(upgrade_->deadline);
   if (arrival_) earlier(arrival_->deadline);
   if (reload_) earlier(reload_->deadline);

@@ -50,6 +50,7 @@ struct Plan {
   milliseconds probation{10'000};
   milliseconds broker_move{60'000};
   std::uint32_t max_generations = 4;  // of workers, the current one included
+  std::vector<std::string> portals;   // as brokers name them: "TAG DOMAIN"
 };
 /// `cpus`: how many this process may run on, for "auto".
 Plan plan_of(const config::Config& config, std::uint32_t cpus);
@@ -157,7 +158,6 @@ struct Predecessor {
   std::uint64_t gen = 0;               // the highest number it has used for anything
   bool apart = false;                  // another protocol number
   std::vector<std::uint64_t> brokers;  // generations that serve
-  std::vector<std::string> portals;    // of the configuration, as brokers name them: "TAG DOMAIN"
   bool removes = false;                // it listens on an address that the configuration does not have
 };
 
@@ -302,6 +302,7 @@ class Machine {
   /// Reload, upgrade and the rest happen one at a time.
   void next_operation(TimePoint now);
   bool busy() const { return reload_ || upgrade_ || arrival_; }
+  bool settled(TimePoint now) const { return portals_to_move_.empty() || now >= settled_by_; }
   void finish(std::uint64_t ticket, int exit, std::string text = {}) {
     emit(action::OperationDone{ticket, exit, std::move(text)});
   }
@@ -386,7 +387,8 @@ class Machine {
   std::optional<Arrival> arrival_;
   std::optional<ChildKey> predecessor_;          // it lives
   std::set<std::uint64_t> predecessor_brokers_;  // to which our workers are linked
-  std::vector<std::string> portals_to_move_;     // apart: which our broker has no tunnel for yet
+  std::vector<std::string> portals_to_move_;     // which the newest broker has no tunnel for yet
+  TimePoint settled_by_{};                       // then nobody waits any more at a broker where none will come
   bool apart_ = false;
   std::uint64_t next_ticket_ = 1;
   std::optional<std::uint64_t> again_;  // its ticket

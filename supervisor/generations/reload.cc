@@ -84,7 +84,7 @@ void Machine::resize(int by, TimePoint now) {
 
 void Machine::next_operation(TimePoint now) {
   if (phase_ != Phase::running || busy()) return;
-  if (const auto ticket = std::exchange(upgrade_again_, std::nullopt)) return begin_upgrade(*ticket, now);
+  if (upgrade_again_ && settled(now)) return begin_upgrade(*std::exchange(upgrade_again_, std::nullopt), now);
   if (const auto ticket = std::exchange(again_, std::nullopt)) return begin_reload(std::nullopt, *ticket, now);
   const int by = std::exchange(resize_by_, 0);
   const int wanted = std::clamp(static_cast<int>(plan_.workers) + by, 1, static_cast<int>(kMaxWorkers));

@@ -25,11 +25,12 @@ std::uint64_t Machine::upgrade(TimePoint now) {
     finish(ticket, 1, "an upgrade is under way");
   } else if (phase_ != Phase::running && phase_ != Phase::starting) {
     finish(ticket, 1, "the service is stopping");
-  } else if (reload_ || phase_ == Phase::starting) {
+  } else if (reload_ || phase_ == Phase::starting || !settled(now)) {
     if (upgrade_again_) {
-      finish(ticket, 1, "an upgrade is waiting for the end of the reload already");
+      finish(ticket, 1, "an upgrade is waiting already");
     } else {
-      note(log::Level::info, "the upgrade begins after the reload");
+      note(log::Level::info,
+           reload_ ? "the upgrade begins after the reload" : "the upgrade begins when tunnels are there");
       upgrade_again_ = ticket;
     }
   } else {

@@ -149,7 +149,7 @@ void Runner::perform(const action::HandOver& action) {
   if (!action.apart) return;
   JsonWriter query;
   query.object().key("query").text("moved").key("portals").array();
-  for (const auto& portal : decided_.snapshot->config.portals) query.text(portal.tag + " " + portal.domain);
+  for (const auto& portal : decided_.plan.portals) query.text(portal);
   query.end().end();
   tell_moved(query.str());
 }
@@ -189,9 +189,6 @@ void Runner::on_successor(ChildLink& successor, ipc::Message& message) {
 void Runner::meet() {
   MetPredecessor met = std::move(*service_.predecessor);
   service_.predecessor.reset();
-  for (const auto& portal : decided_.snapshot->config.portals) {
-    met.who.portals.push_back(portal.tag + " " + portal.domain);
-  }
   met.who.removes = slots_.has_more_than(decided_.snapshot->listeners);
   machine_.begin_after(met.who, Clock::now());
   configurations_.clear();

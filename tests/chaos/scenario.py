@@ -76,7 +76,7 @@ class Scenario(case.ProgramCase):
         self.origin = generator.Origin(ports.free_port())
         self.addCleanup(self.origin.close)
         self.public, self.tunnel = ports.free_port(), ports.free_port()
-        quiet = {"log": {"loglevel": "info", "access": "none"}}
+        quiet = {"log": {"loglevel": "warning", "access": "none"}}
         own = {"timers": {**QUICK, **timers}}
         portal = json.loads(configs.portal(self.public, self.tunnel, self.origin.port, extra=quiet))
         portal["inbounds"][0]["listen"] = self.host.strip("[]")

@@ -156,7 +156,7 @@ class Program:
         except OSError:
             return ""
 
-    def tail(self, lines: int = 2500) -> str:
+    def tail(self, lines: int = 25) -> str:
         """The end of the log, for a failure message."""
         return f"--- {self.name} ({self.kind}) ---\n" + "\n".join(self.log().splitlines()[-lines:])
 

@@ -59,7 +59,7 @@ StatusInput sample(const config::Config& config, const std::vector<Listener>& li
   worker.pid = 102;
   worker.connections = 5;
   input.children = {{broker, R"({"connections":3,"portals":[{"tag":"p","domain":"d.test","dialect":"v2ray","tunnels":[
-      {"peer":"1.2.3.4:5","age_s":3723.5,"streams":2,"bytes_in":1536,"bytes_out":7,"state":"active"}]}],"bridges":[]})"},
+      {"id":2000007,"peer":"1.2.3.4:5","age_s":3723.5,"streams":2,"bytes_in":1536,"bytes_out":7,"state":"active"}]}],"bridges":[]})"},
                     {worker, std::nullopt}};
   return input;
 }
@@ -74,7 +74,7 @@ TEST(Status, JoinsWhatChildrenSay) {
       R"("connections":0,"answered":true},{"role":"broker","name":"broker b2","pid":101,"gen":2,"state":"active",)"
       R"("connections":3,"answered":true},{"role":"worker","name":"worker g1/0","pid":102,"gen":1,"state":"active",)"
       R"("connections":5,"answered":false}],"listeners":[{"address":"0.0.0.0:80","tag":"web","inbound":0}],)"
-      R"("portals":[{"tag":"p","domain":"d.test","dialect":"v2ray","tunnels":[{"peer":"1.2.3.4:5","age_s":3723.5,)"
+      R"("portals":[{"tag":"p","domain":"d.test","dialect":"v2ray","tunnels":[{"id":2000007,"peer":"1.2.3.4:5","age_s":3723.5,)"
       R"("streams":2,"bytes_in":1536,"bytes_out":7,"state":"active"}]}],"bridges":[]})");
 }
 
@@ -112,8 +112,8 @@ listeners
   0.0.0.0:81  #1
 
 portal "p"  domain d.test  dialect v2ray
-  PEER       STATE   AGE   STREAMS  IN       OUT
-  1.2.3.4:5  active  1h2m  2        1.5 KiB  7 B
+  ID       PEER       STATE   AGE   STREAMS  IN       OUT
+  2000007  1.2.3.4:5  active  1h2m  2        1.5 KiB  7 B
 )");
 }
 

@@ -13,6 +13,12 @@ using Phase = Machine::Phase;
 
 bool has(const Words& words, const std::string& word) { return std::ranges::find(words, word) != words.end(); }
 
+Plan with_portal() {
+  Plan plan = Stage::two_workers();
+  plan.portals = {"portal private"};
+  return plan;
+}
+
 // ---- brokers ----------------------------------------------------------------------------------
 
 /// Broker b1 is being replaced by b4: up to the point where b4 serves.
@@ -144,9 +150,32 @@ TEST(Broker, AWorkerWhoseLinkBrokeGetsAnotherAndIsReplacedInTheEnd) {
     EXPECT_EQ(stage.actions(), (Words{"link w2 b1", "tell w2 gen1"}));
   }
   stage.machine.link_faulted(stage.key("w2"), 1, stage.now);
-  EXPECT_EQ(stage.actions(), (Words{"drain w2 3600000", "spawn w4", "link w4 b1", "tell w4 gen1"}));
+  EXPECT_EQ(stage.actions(), (Words{"link w2 b1", "tell w2 gen1", "drain w2 3600000", "spawn w4", "link w4 b1",
+                                    "tell w4 gen1"}));
   stage.dies("w2", {false, 0});
   EXPECT_EQ(stage.actions(), Words{});  // its place is taken
+}
+
+TEST(Broker, AnUpgradeWaitsUntilANewOneHasTunnels) {
+  Stage stage = Stage::running(with_portal());
+  stage.machine.renew_broker("asked for", stage.now);
+  stage.actions();
+  stage.ready("b4");
+  stage.actions();
+  stage.machine.signal(SIGUSR2, false, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.live(stage.key("b4"), {}, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.live(stage.key("b4"), {"portal private"}, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "upgrade s5 from 2"));
+
+  Stage nobody = Stage::running(with_portal());
+  nobody.machine.renew_broker("asked for", nobody.now);
+  nobody.actions();
+  nobody.ready("b4");
+  nobody.machine.signal(SIGUSR2, false, nobody.now);
+  EXPECT_FALSE(has(nobody.pass(4'900ms), "upgrade s5 from 2"));
+  EXPECT_TRUE(has(nobody.pass(200ms), "upgrade s5 from 2"));  // whoever waited has been answered
 }
 
 // ---- an upgrade, the old supervisor -------------------------------------------------------------
@@ -283,13 +312,12 @@ Predecessor old_one() {
   old.pid = 77;
   old.gen = 5;
   old.brokers = {3};
-  old.portals = {"portal private"};
   return old;
 }
 
 /// Its children b2, w3, w4 are READY and START was said.
 Stage arrived(const Predecessor& old = old_one()) {
-  Stage stage(Stage::two_workers(), old);
+  Stage stage(with_portal(), old);
   stage.actions();
   if (!old.apart) stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 0}, "", stage.now);
   stage.actions();
@@ -386,7 +414,7 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
 TEST(Arrival, ApartItWaitsForTunnelsOfItsOwn) {
   Predecessor old = old_one();
   old.apart = true;
-  Stage stage(Stage::two_workers(), old);
+  Stage stage(with_portal(), old);
   EXPECT_EQ(stage.actions(), (Words{"spawn b2", "spawn w3 with tunnel slots", "link w3 b2",
                                     "spawn w4 with tunnel slots", "link w4 b2"}));
   for (const auto* name : {"b2", "w3", "w4"}) stage.ready(name);

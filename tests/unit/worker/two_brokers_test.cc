@@ -269,7 +269,10 @@ class TwoBrokers : public testing::Test {
     brokers.push_back(std::make_unique<BrokerProcess>(1, snapshot));
     edge = std::move(edge::Edge::make(loop, config, std::nullopt).value());
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      edge->listeners().add(static_cast<std::uint32_t>(i), i, Fd(::dup(slots[i].fd.get())));
+      ipc::SlotGrant grant;
+      grant.slot = static_cast<std::uint32_t>(i);
+      grant.inbound = static_cast<std::uint16_t>(i);
+      edge->listeners().add(grant, Fd(::dup(slots[i].fd.get())));
     }
     edge->start();
     begin(*brokers[0]);
