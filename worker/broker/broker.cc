@@ -279,11 +279,16 @@ void Broker::on_broker_state(const ipc::BrokerState& state) {
 }
 
 void Broker::begin_leaving() {
-  constexpr auto kSpread = std::chrono::seconds(1);  // over many bridges, which dial the successor at once
   if (leaving_since_) return;
+  // Many bridges would dial the successor in the same moment; few need not wait for one another.
+  constexpr auto kApart = std::chrono::milliseconds(2);
+  constexpr auto kSpread = std::chrono::milliseconds(1000);
+  std::size_t tunnels = 0;
+  for (const auto* each : plant_->portals()) tunnels += each->links().size();
+  const auto spread = tunnels > 500 ? kSpread : kApart * static_cast<int>(tunnels);
   log_event(log::Level::info, "broker", "tunnels are drained for a successor", kv("connections", relays_.size()));
   leaving_since_ = loop_.now();
-  plant_->drain(kSpread);
+  plant_->drain(spread);
   loop_.arm(leave_timer_, kLeaveTick);
 }
 
