@@ -24,7 +24,7 @@ void refuse_v5_merging(const Value& element) {
   if (element.kind() != Kind::object) return;
   for (const Node& item : element.node().items) {
     if (item.key != "_tag" && item.key != "_priority") continue;
-    element.report().refuse("UNSUPPORTED", {item.file, item.key_offset, element.path() + "." + item.key},
+    element.report().refuse("UNSUPPORTED", {item.file, item.key_offset, element.path() + "." + std::string(item.key)},
                             "v5-style merging of files is not supported", "merge by \"tag\", or use one file");
   }
 }
