@@ -12,7 +12,9 @@ namespace {
 
 /// Text to tree. A null file is an empty object; nothing when the file cannot be used.
 std::optional<Tree> parse_file(const SourceFile& file, std::uint16_t index, Report& report) {
-  std::string text = file.text;
+  std::string text;
+  text.reserve(file.text.size() + kTextPadding);
+  text = file.text;
   const Prescan scanned = prescan(text);
   if (scanned.byte_order_mark) {
     report.warn("JSON_BOM", {index, 0, "$"}, "file starts with a UTF-8 byte order mark",
@@ -95,6 +97,9 @@ void read_sections(const Sections& sections, Draft& draft) {
 Config take(Draft&& draft) {
   Config out;
   out.log = std::move(draft.log);
+  out.inbounds.reserve(draft.inbounds.size());
+  out.outbounds.reserve(draft.outbounds.size());
+  out.rules.reserve(draft.rules.size());
   for (auto& item : draft.inbounds) out.inbounds.push_back(std::move(item.inbound));
   for (auto& item : draft.outbounds) out.outbounds.push_back(std::move(item.outbound));
   for (auto& item : draft.portals) out.portals.push_back(std::move(item.value));

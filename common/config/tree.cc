@@ -173,7 +173,8 @@ std::string_view name_of(Kind kind) {
 Tree parse_tree(std::string text, std::uint16_t file) {
   Tree tree;
   const std::size_t size = text.size();
-  text.resize(size + simdjson::SIMDJSON_PADDING, ' ');
+  static_assert(kTextPadding >= simdjson::SIMDJSON_PADDING);
+  text.resize(size + kTextPadding, ' ');
   od::parser parser;
   od::document document;
   tree.strings = std::make_unique_for_overwrite<char[]>(size);

@@ -49,6 +49,9 @@ struct Tree {
   std::string failed_message;
 };
 
+/// What parse_tree() adds to the text: with room for it the text is not copied.
+inline constexpr std::size_t kTextPadding = 64;
+
 /// Parses a prescanned text whose value is an object. The same key twice in one object: two objects are merged member
 /// by member, anything else is replaced by the later value, as in V2Ray.
 Tree parse_tree(std::string text, std::uint16_t file);
