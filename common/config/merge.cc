@@ -49,15 +49,15 @@ class Lists {
                             "put one element into each file");
     }
     std::size_t front = 0;
-    for (auto& element : incoming) {
+    for (const auto& element : incoming) {
       const std::string tag = tag_of(element);
       const auto same = std::find_if(modern.begin(), modern.end(), [&](const Value& v) { return tag_of(v) == tag; });
       if (same != modern.end()) {
-        *same = std::move(element);
+        *same = element;
       } else if (outbounds && !tail) {
-        modern.insert(modern.begin() + static_cast<std::ptrdiff_t>(front++), std::move(element));
+        modern.insert(modern.begin() + static_cast<std::ptrdiff_t>(front++), element);
       } else {
-        modern.push_back(std::move(element));
+        modern.push_back(element);
       }
     }
   }

@@ -171,8 +171,8 @@ std::optional<Value> Fields::find(std::string_view key) {
 std::optional<Value> Fields::find_any(std::initializer_list<std::string_view> keys) {
   std::optional<Value> out;
   for (const auto key : keys) {
-    auto value = find(key);
-    if (!out) out = std::move(value);
+    const auto value = find(key);
+    if (!out) out = value;
   }
   return out;
 }

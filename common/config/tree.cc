@@ -149,8 +149,8 @@ std::string path_text(const Step* last) {
   for (const Step* step = last; step != nullptr; step = step->around) way.push_back(step);
   std::string out = "$";
   for (auto step = way.rbegin(); step != way.rend(); ++step) {
-    if ((*step)->index) {
-      out += "[" + std::to_string(*(*step)->index) + "]";
+    if (const auto& index = (*step)->index) {
+      out += "[" + std::to_string(*index) + "]";
     } else {
       out += "." + std::string((*step)->key);
     }
