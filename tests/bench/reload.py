@@ -44,7 +44,8 @@ def rule(number: int, users: int) -> dict:
         a, b = number >> 8, number & 255
         what = {"ip": [f"10.{a}.{b}.0/24", f"172.16.{b}.{a}", f"2001:db8:{number:x}::/48"]}
     elif kind < 16:
-        what = {"port": f"{20000 + number},{30000 + number}-{30010 + number}", "network": "tcp"}
+        # Above the ports of tests: these rules stand before those of the portal.
+        what = {"port": f"{40000 + number},{50000 + number}-{50010 + number}", "network": "tcp"}
     elif kind < 18:
         what = {"inboundTag": ["interconn"], "domain": [f"full:inner-{number}.test"], "port": 443}
     else:
