@@ -354,7 +354,9 @@ class Canonical {
 std::string canonical_json(const Config& config, Secrets secrets) { return Canonical(secrets).write(config); }
 
 Result<Config> parse_canonical(std::string_view text) {
-  auto loaded = load({{"snapshot", std::string(text)}}, Surroundings{}, Depth::elements);
+  std::vector<SourceFile> snapshot;
+  snapshot.push_back({"snapshot", std::string(text)});
+  auto loaded = load(std::move(snapshot), Surroundings{}, Depth::elements);
   if (loaded.config) return std::move(*loaded.config);
   for (const auto& diagnostic : loaded.diagnostics) {
     if (diagnostic.refuses) return std::unexpected{Error{Errc::config, diagnostic.text(), {}}};

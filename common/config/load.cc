@@ -11,8 +11,10 @@ namespace ebb::config {
 namespace {
 
 /// Text to tree. A null file is an empty object; nothing when the file cannot be used.
-std::optional<Node> parse_file(const SourceFile& file, std::uint16_t index, Report& report) {
-  std::string text = file.text;
+std::optional<Tree> parse_file(const SourceFile& file, std::uint16_t index, Report& report) {
+  std::string text;
+  text.reserve(file.text.size() + kTextPadding);
+  text = file.text;
   const Prescan scanned = prescan(text);
   if (scanned.byte_order_mark) {
     report.warn("JSON_BOM", {index, 0, "$"}, "file starts with a UTF-8 byte order mark",
@@ -28,9 +30,9 @@ std::optional<Node> parse_file(const SourceFile& file, std::uint16_t index, Repo
                 "content after the end of the configuration object is ignored",
                 "merge it into the configuration object");
   }
-  Node empty;
-  empty.kind = Kind::object;
-  empty.file = index;
+  Tree empty;
+  empty.root.kind = Kind::object;
+  empty.root.file = index;
   if (scanned.first == 'n') return empty;
   const auto start = static_cast<std::uint32_t>(text.find_first_not_of(" \t\r\n"));
   if (scanned.first != '{') {
@@ -48,7 +50,7 @@ std::optional<Node> parse_file(const SourceFile& file, std::uint16_t index, Repo
                     "); objects are merged member by member, otherwise the later value wins",
                 "keep one");
   }
-  return std::move(tree.root);
+  return tree;
 }
 
 /// Sections that are known and not built: refused unless they are empty. `stats` counts by its mere presence.
@@ -67,7 +69,7 @@ void refuse_unbuilt_sections(const Sections& sections, Draft& draft) {
     const auto* section = sections.find(name);
     if (section == nullptr || section->kind() != Kind::object) return {};
     for (const Node& item : section->node().items) {
-      if (same_word(item.key, "tag") && item.kind == Kind::string) return item.text;
+      if (same_word(item.key, "tag") && item.kind == Kind::string) return std::string(item.text);
     }
     return {};
   };
@@ -95,6 +97,9 @@ void read_sections(const Sections& sections, Draft& draft) {
 Config take(Draft&& draft) {
   Config out;
   out.log = std::move(draft.log);
+  out.inbounds.reserve(draft.inbounds.size());
+  out.outbounds.reserve(draft.outbounds.size());
+  out.rules.reserve(draft.rules.size());
   for (auto& item : draft.inbounds) out.inbounds.push_back(std::move(item.inbound));
   for (auto& item : draft.outbounds) out.outbounds.push_back(std::move(item.outbound));
   for (auto& item : draft.portals) out.portals.push_back(std::move(item.value));
@@ -123,11 +128,11 @@ Loaded load(std::vector<SourceFile> files, const Surroundings& surroundings, Dep
     report.refuse("FILE", {0, 0, "$"}, "more than 1000 configuration files");
     files.resize(kMostFiles);
   }
-  std::deque<Node> trees;
+  std::deque<Tree> trees;
   std::vector<Value> roots;
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (auto tree = parse_file(files[i], static_cast<std::uint16_t>(i), report)) {
-      roots.emplace_back(reading, trees.emplace_back(std::move(*tree)));
+      roots.emplace_back(reading, trees.emplace_back(std::move(*tree)).root);
     }
   }
   Draft draft;

@@ -24,7 +24,7 @@ void refuse_v5_merging(const Value& element) {
   if (element.kind() != Kind::object) return;
   for (const Node& item : element.node().items) {
     if (item.key != "_tag" && item.key != "_priority") continue;
-    element.report().refuse("UNSUPPORTED", {item.file, item.key_offset, element.path() + "." + item.key},
+    element.report().refuse("UNSUPPORTED", {item.file, item.key_offset, element.path() + "." + std::string(item.key)},
                             "v5-style merging of files is not supported", "merge by \"tag\", or use one file");
   }
 }
@@ -49,15 +49,15 @@ class Lists {
                             "put one element into each file");
     }
     std::size_t front = 0;
-    for (auto& element : incoming) {
+    for (const auto& element : incoming) {
       const std::string tag = tag_of(element);
       const auto same = std::find_if(modern.begin(), modern.end(), [&](const Value& v) { return tag_of(v) == tag; });
       if (same != modern.end()) {
-        *same = std::move(element);
+        *same = element;
       } else if (outbounds && !tail) {
-        modern.insert(modern.begin() + static_cast<std::ptrdiff_t>(front++), std::move(element));
+        modern.insert(modern.begin() + static_cast<std::ptrdiff_t>(front++), element);
       } else {
-        modern.push_back(std::move(element));
+        modern.push_back(element);
       }
     }
   }

@@ -13,7 +13,7 @@ constexpr std::size_t kMostFindings = 500;  // a file with more is not read by a
 
 std::string type_suggestion(const Node& node, Kind wanted) {
   if (wanted == Kind::array && node.kind == Kind::object) return "wrap it in [ ]";
-  if (wanted == Kind::string && node.kind == Kind::number) return "write \"" + node.text + "\"";
+  if (wanted == Kind::string && node.kind == Kind::number) return "write \"" + std::string(node.text) + "\"";
   if (node.kind == Kind::string && (wanted == Kind::number || wanted == Kind::boolean)) return "remove the quotes";
   if (wanted == Kind::boolean && node.kind == Kind::number) return "write true or false";
   return {};
@@ -80,7 +80,7 @@ bool Value::expect(Kind kind, std::string_view what) const {
 
 std::optional<std::string> Value::string() const {
   if (!expect(Kind::string, "a string")) return std::nullopt;
-  return node_->text;
+  return std::string(node_->text);
 }
 
 std::optional<bool> Value::boolean() const {
@@ -90,7 +90,7 @@ std::optional<bool> Value::boolean() const {
 
 std::optional<std::int64_t> Value::integer(std::int64_t low, std::int64_t high) const {
   if (!expect(Kind::number, "a number")) return std::nullopt;
-  const std::string& text = node_->text;
+  const std::string text(node_->text);
   if (text.find_first_of(".eE") != std::string::npos) {
     refuse("TYPE", "expected a whole number, found " + text, "write it without \".\" and exponent");
     return std::nullopt;
@@ -134,7 +134,7 @@ Fields::~Fields() {
   if (!valid_) return;
   for (const Node& item : object_.node().items) {
     if (asked_for(item.key) || comment_key(item.key)) continue;
-    const Place at{item.file, item.key_offset, object_.path() + "." + item.key};
+    const Place at{item.file, item.key_offset, object_.path() + "." + std::string(item.key)};
     object_.report().warn("UNKNOWN_KEY", at, "unknown key is ignored", did_you_mean(item.key, asked_));
   }
 }
@@ -147,7 +147,7 @@ std::vector<std::string> Fields::unknown_keys() const {
   std::vector<std::string> out;
   if (!valid_) return out;
   for (const Node& item : object_.node().items) {
-    if (!asked_for(item.key) && !comment_key(item.key)) out.push_back(item.key);
+    if (!asked_for(item.key) && !comment_key(item.key)) out.emplace_back(item.key);
   }
   return out;
 }
@@ -171,8 +171,8 @@ std::optional<Value> Fields::find(std::string_view key) {
 std::optional<Value> Fields::find_any(std::initializer_list<std::string_view> keys) {
   std::optional<Value> out;
   for (const auto key : keys) {
-    auto value = find(key);
-    if (!out) out = std::move(value);
+    const auto value = find(key);
+    if (!out) out = value;
   }
   return out;
 }

@@ -209,7 +209,10 @@ void check_strategy(const Value& value) {
 }
 
 void read_rules(const Value& value, Draft& draft) {
-  for (const auto& element : value.elements("an array of rule objects")) read_rule(element, draft);
+  constexpr std::size_t kMostRules = 10'000;  // cross_check() refuses more
+  const auto elements = value.elements("an array of rule objects");
+  draft.rules.reserve(draft.rules.size() + std::min(elements.size(), kMostRules));
+  for (const auto& element : elements) read_rule(element, draft);
 }
 
 }  // namespace

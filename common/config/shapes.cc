@@ -61,7 +61,7 @@ std::optional<PortRange> parse_range(std::string_view text) {
 }
 
 std::optional<std::uint16_t> port_number(const Value& value) {
-  const std::string& text = value.node().text;
+  const std::string text(value.node().text);
   if (text.find_first_of(".eE") == std::string::npos) {
     if (const auto port = parse_port(text)) return port;
   }

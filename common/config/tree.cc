@@ -14,7 +14,8 @@ using simdjson::error_code;
 
 class Builder {
  public:
-  Builder(const char* begin, std::uint16_t file) : begin_(begin), file_(file) {}
+  /// `strings`: as many bytes as the text has; nothing is longer unescaped.
+  Builder(const char* begin, std::uint16_t file, char* strings) : begin_(begin), file_(file), free_(strings) {}
 
   error_code object(od::object object, Node& out) {
     out.kind = Kind::object;
@@ -26,7 +27,7 @@ class Builder {
       member.key_offset = offset_of(field.key().raw()) - 1;  // raw() points behind the quote
       std::string_view key;
       if (const auto error = field.unescaped_key().get(key)) return error;
-      member.key = key;
+      member.key = keep(key);
       if (const auto error = value(field.value(), member)) return error;
     }
     return simdjson::SUCCESS;
@@ -51,7 +52,7 @@ class Builder {
         out.kind = Kind::string;
         std::string_view text;
         if (const auto error = value.get_string().get(text)) return error;
-        out.text = text;
+        out.text = keep(text);
         return simdjson::SUCCESS;
       }
       case 't':
@@ -59,7 +60,7 @@ class Builder {
       case 'n': return value.is_null() ? simdjson::SUCCESS : simdjson::N_ATOM_ERROR;
       default:
         out.kind = Kind::number;
-        out.text = token.substr(0, token.find_first_of(" \t\r\n,]}"));
+        out.text = keep(token.substr(0, token.find_first_of(" \t\r\n,]}")));
         return simdjson::SUCCESS;
     }
   }
@@ -76,8 +77,15 @@ class Builder {
     return simdjson::SUCCESS;
   }
 
+  std::string_view keep(std::string_view text) {
+    const std::string_view kept(free_, text.size());
+    free_ = std::copy(text.begin(), text.end(), free_);
+    return kept;
+  }
+
   const char* begin_;
   std::uint16_t file_;
+  char* free_;
   std::uint32_t last_ = 0;
 };
 
@@ -141,8 +149,8 @@ std::string path_text(const Step* last) {
   for (const Step* step = last; step != nullptr; step = step->around) way.push_back(step);
   std::string out = "$";
   for (auto step = way.rbegin(); step != way.rend(); ++step) {
-    if ((*step)->index) {
-      out += "[" + std::to_string(*(*step)->index) + "]";
+    if (const auto& index = (*step)->index) {
+      out += "[" + std::to_string(*index) + "]";
     } else {
       out += "." + std::string((*step)->key);
     }
@@ -165,10 +173,12 @@ std::string_view name_of(Kind kind) {
 Tree parse_tree(std::string text, std::uint16_t file) {
   Tree tree;
   const std::size_t size = text.size();
-  text.resize(size + simdjson::SIMDJSON_PADDING, ' ');
+  static_assert(kTextPadding >= simdjson::SIMDJSON_PADDING);
+  text.resize(size + kTextPadding, ' ');
   od::parser parser;
   od::document document;
-  Builder builder(text.data(), file);
+  tree.strings = std::make_unique_for_overwrite<char[]>(size);
+  Builder builder(text.data(), file, tree.strings.get());
   auto error = parser.iterate(text.data(), size, text.size()).get(document);
   od::object root;
   if (!error) error = document.get_object().get(root);

@@ -78,6 +78,7 @@ std::vector<VmessUser> read_vmess_users(const Value& list, Side side) {
     list.refuse("VALUE", "more than 100000 users in one place");
     return out;
   }
+  out.reserve(elements.size());
   std::map<std::string, const Value*> emails;  // folded e-mail to the user that has it
   for (const auto& element : elements) {
     Fields fields(element, "a user object");

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How long a reload of a large configuration takes, what it costs and whether anything is lost.
 
-A portal with many routing rules and many VMess users gets HUP, again and again, each time with one rule changed, while a bridge holds
-its tunnel and visitors hold streams through it. Measured from outside: the time from HUP until the supervisor's log says that
-the last new worker serves (the log is read every millisecond), and the CPU time of everybody until then.
+A portal with many routing rules and many VMess users gets HUP, again and again, each time with one rule changed, while a
+bridge holds its tunnel and visitors hold streams through it. Measured from outside: the time from HUP until the supervisor's
+log says that the last new worker serves (the log is read every millisecond), and the CPU time of everybody until then.
 
     EBBGATE_BIN=build/release/ebbgate python3 tests/bench/reload.py [--rules N] [--users N] [--workers N ...] [--reloads N]
 """
@@ -44,7 +44,8 @@ def rule(number: int, users: int) -> dict:
         a, b = number >> 8, number & 255
         what = {"ip": [f"10.{a}.{b}.0/24", f"172.16.{b}.{a}", f"2001:db8:{number:x}::/48"]}
     elif kind < 16:
-        what = {"port": f"{20000 + number},{30000 + number}-{30010 + number}", "network": "tcp"}
+        # Above the ports of tests: these rules stand before those of the portal.
+        what = {"port": f"{40000 + number},{50000 + number}-{50010 + number}", "network": "tcp"}
     elif kind < 18:
         what = {"inboundTag": ["interconn"], "domain": [f"full:inner-{number}.test"], "port": 443}
     else:
@@ -104,6 +105,8 @@ class Log:
 
 
 class Bench:
+    """The pair under test, with its tunnel up and its visitors connected."""
+
     def __init__(self, args, workers: int):
         self.args, self.workers = args, workers
         self.directory = tempfile.mkdtemp(prefix="ebbbench-")
@@ -149,39 +152,46 @@ class Bench:
     def tunnels(self) -> dict:
         return {t["id"]: t["age_s"] for p in self.status()["portals"] for t in p["tunnels"]}
 
-    def reload(self, turn: int) -> dict:
-        """One HUP; milliseconds."""
-        with open(self.portal.config_path, "w", encoding="utf-8") as f:
-            f.write(self.config(turn))
-        log, supervisor = Log(self.portal.log_path), self.portal.pid
-        broker, before = self.portal.role("broker")[0], {}
-        before = {pid: cpu(pid) for pid in (supervisor, broker)}
-        ended = cpu_of_ended_children(supervisor)
-        begin, started, serving = time.monotonic(), {}, {}
-        self.portal.signal(signal.SIGHUP)
+    def await_start(self, log: Log) -> tuple[dict, dict]:
+        """Until all new workers serve: when each process was started and its pid, and when each served."""
+        started, serving, deadline = {}, {}, time.monotonic() + 30
         while len(serving) < self.workers:
             for now, line in log.lines():
-                if found := re.search(r"process started.* name=\"?(worker [^ \"]+).* pid=(\d+)", line):
+                if found := re.search(r'process started.* name="?(worker [^ "]+).* pid=(\d+)', line):
                     started[found[1]] = (now, int(found[2]))
-                elif found := re.search(r"process serves.* name=\"?(worker [^ \"]+)", line):
+                elif found := re.search(r'process serves.* name="?(worker [^ "]+)', line):
                     serving[found[1]] = now
                 elif "[Error]" in line:
                     raise AssertionError(line)
-            if time.monotonic() > begin + 30:
+            if time.monotonic() > deadline:
                 raise AssertionError("no START within 30 s\n" + self.portal.tail())
             time.sleep(0.001)  # the interval of the measurement
-        end = max(serving.values())
-        spent = {"checker": cpu_of_ended_children(supervisor) - ended,
-                 "supervisor": cpu(supervisor) - before[supervisor], "broker": cpu(broker) - before[broker],
-                 "each worker": sum(cpu(pid) for _, pid in started.values()) / self.workers}
-        log.close()
-        for stream in self.streams:
+        return started, serving
+
+    def exchange(self) -> None:
+        for stream in list(self.streams):
             try:
                 stream.exchange()
             except OSError:
                 self.lost += 1
-        wait.until("the reload is over", self.settled, 20)
-        return {"time: HUP to START": (end - begin) * 1e3,
+                self.streams.remove(stream)
+
+    def reload(self, turn: int) -> dict:
+        """One HUP; milliseconds."""
+        with open(self.portal.config_path, "w", encoding="utf-8") as f:
+            f.write(self.config(turn))
+        log, supervisor, broker = Log(self.portal.log_path), self.portal.pid, self.portal.role("broker")[0]
+        before = {pid: cpu(pid) for pid in (supervisor, broker)}
+        ended, begin = cpu_of_ended_children(supervisor), time.monotonic()
+        self.portal.signal(signal.SIGHUP)
+        started, serving = self.await_start(log)
+        spent = {"checker": cpu_of_ended_children(supervisor) - ended,
+                 "supervisor": cpu(supervisor) - before[supervisor], "broker": cpu(broker) - before[broker],
+                 "each worker": sum(cpu(pid) for _, pid in started.values()) / self.workers}
+        log.close()
+        self.exchange()
+        wait.until(f"the reload is over\n{self.portal.tail()}", self.settled, 20)
+        return {"time: HUP to START": (max(serving.values()) - begin) * 1e3,
                 "time: HUP to the first new worker": (min(now for now, _ in started.values()) - begin) * 1e3,
                 **{f"CPU: {who}": seconds * 1e3 for who, seconds in spent.items()}}
 
@@ -198,7 +208,7 @@ def report(bench: Bench, results: list[dict], before: dict, after: dict) -> dict
         cells = [f"{value:9.1f}" if not ticks or i == 3 else f"{'':9}" for i, value in enumerate(figures[name])]
         print(f"{name:34}{''.join(cells)}")
     kept = sum(1 for one, age in before.items() if after.get(one, -1) >= age)
-    print(f"tunnels kept: {kept} of {len(before)}; streams lost: {bench.lost} of {len(bench.streams)}")
+    print(f"tunnels kept: {kept} of {len(before)}; streams lost: {bench.lost} of {STREAMS}")
     return {**figures, "tunnels": (kept, len(before)), "streams lost": bench.lost}
 
 

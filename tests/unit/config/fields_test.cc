@@ -56,12 +56,12 @@ const std::string kEverything = R"({
     "runtimeDir": "/run/x", "admin": {"socket": ""}, "user": "u", "group": "g", "log": {"format": "json"}}
 })";
 
-Node parsed(const std::string& text) {
+Tree parsed(const std::string& text) {
   std::string copy = text;
   EXPECT_FALSE(prescan(copy).fault);
   Tree tree = parse_tree(std::move(copy), 0);
   EXPECT_FALSE(tree.failed);
-  return std::move(tree.root);
+  return tree;
 }
 
 /// The tree as text again, with `swap` in place of the node `target`.
@@ -71,14 +71,14 @@ std::string written(const Node& node, const Node* target, const std::string& swa
   switch (node.kind) {
     case Kind::null: return "null";
     case Kind::boolean: return node.boolean ? "true" : "false";
-    case Kind::number: return node.text;
-    case Kind::string: return "\"" + node.text + "\"";
+    case Kind::number: return std::string(node.text);
+    case Kind::string: return "\"" + std::string(node.text) + "\"";
     case Kind::array:
       for (const auto& item : node.items) out += (out.empty() ? "" : ",") + written(item, target, swap);
       return "[" + out + "]";
     case Kind::object:
       for (const auto& item : node.items) {
-        out += (out.empty() ? "\"" : ",\"") + item.key + "\":" + written(item, target, swap);
+        out += (out.empty() ? "\"" : ",\"") + std::string(item.key) + "\":" + written(item, target, swap);
       }
       return "{" + out + "}";
   }
@@ -90,7 +90,8 @@ void walk(const Node& node, const std::string& path,
   visit(node, path);
   for (std::size_t i = 0; i < node.items.size(); ++i) {
     const auto& item = node.items[i];
-    walk(item, node.kind == Kind::object ? path + "." + item.key : path + "[" + std::to_string(i) + "]", visit);
+    walk(item, node.kind == Kind::object ? path + "." + std::string(item.key) : path + "[" + std::to_string(i) + "]",
+         visit);
   }
 }
 
@@ -134,7 +135,8 @@ TEST(Fields, EverythingLoads) {
 }
 
 TEST(Fields, EveryWrongTypeIsReportedAtItsPath) {
-  const Node tree = parsed(kEverything);
+  const Tree parsed_tree = parsed(kEverything);
+  const Node& tree = parsed_tree.root;
   const std::pair<Kind, std::string> swaps[] = {
       {Kind::boolean, "true"}, {Kind::number, "7"}, {Kind::string, "\"x\""}, {Kind::array, "[]"}, {Kind::object, "{}"}};
   std::size_t tried = 0;
@@ -151,7 +153,8 @@ TEST(Fields, EveryWrongTypeIsReportedAtItsPath) {
 }
 
 TEST(Fields, OddValuesNeverCrash) {
-  const Node tree = parsed(kEverything);
+  const Tree parsed_tree = parsed(kEverything);
+  const Node& tree = parsed_tree.root;
   const std::string swaps[] = {"null",   "-1",          "1.5",       "1e3",          "99999999999999999999",
                                "0",      "\"\"",        "[null]",    "[[]]",         "[{}]",
                                "[\"\"]", "{\"a\": {}}", "\"env:X\"", "\":\"",        "\"\\u0000\"",
