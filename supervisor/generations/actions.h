@@ -159,7 +159,7 @@ struct AnswerSuccessor {  // the answer of all brokers to its CONFIG_UPDATE
   ipc::ConfigUpdate result;
   std::string text;
 };
-struct HandOver {  // the successor is in charge: MAINPID, the lock, the admin socket
+struct HandOver {      // the successor is in charge: MAINPID, the lock, the admin socket
   bool apart = false;  // nobody will say which portals have moved: all have
 };
 // ---- the new one
@@ -167,6 +167,7 @@ struct TellReady {
   ChildKey predecessor;
 };
 struct TakeOver {};        // we are in charge: the lock, the admin socket, the registry
+struct AdoptOrphans {};    // the old one is dead: its children are ours, by what it wrote into the registry
 struct LeavePredecessor {  // we are not: it need not wait
   ChildKey predecessor;
 };
@@ -178,12 +179,13 @@ struct Exit {
 
 }  // namespace action
 
-using Action = std::variant<action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen,
-                            action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start, action::Commit,
-                            action::Pause, action::Drain, action::Ping, action::Kill, action::Note, action::Load,
-                            action::UpdateBroker, action::RetireRemoved, action::RestoreSlots, action::CloseRemoved,
-                            action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
-                            action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver,
-                            action::TellReady, action::TakeOver, action::LeavePredecessor, action::Exit>;
+using Action =
+    std::variant<action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen,
+                 action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start, action::Commit,
+                 action::Pause, action::Drain, action::Ping, action::Kill, action::Note, action::Load,
+                 action::UpdateBroker, action::RetireRemoved, action::RestoreSlots, action::CloseRemoved,
+                 action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
+                 action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver,
+                 action::TellReady, action::TakeOver, action::AdoptOrphans, action::LeavePredecessor, action::Exit>;
 
 }  // namespace ebb::supervisor

@@ -57,4 +57,26 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   reload(now);
 }
 
+void Machine::take_in(std::vector<Orphan>& orphans, TimePoint now) {
+  for (Orphan& orphan : orphans) {
+    Child one;
+    one.key = orphan.key = next_key();  // theirs may be numbers of ours: two supervisors have counted
+    one.role = orphan.role;
+    one.gen = orphan.gen;
+    one.index = orphan.index;
+    one.pid = orphan.pid;
+    one.connections = orphan.connections;
+    one.state = ChildState::active;
+    one.spawned = now;
+    note(log::Level::info, "process adopted", {{"name", one.name()}, {"pid", std::to_string(one.pid)}});
+    Child& child = children_.emplace(one.key, one).first->second;
+    if (orphan.role == ipc::Role::broker) {
+      replace_by(child, now);
+    } else {
+      generations_.try_emplace(orphan.gen, Generation{GenerationState::draining, 0, false});
+      drain(child, plan_.hard_stop_workers, plan_.drain_spread, now);
+    }
+  }
+}
+
 }  // namespace ebb::supervisor

@@ -167,6 +167,7 @@ void Machine::predecessor_gone(TimePoint now) {
     return fail("the supervisor that started this one has ended");
   }
   note(log::Level::warning, "the old supervisor has ended in the middle of the upgrade");
+  emit(action::AdoptOrphans{});
   take_over(now);
   children_.erase(key);
 }

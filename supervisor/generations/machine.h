@@ -193,6 +193,8 @@ class Machine {
   /// Over processes that lost their supervisor; then an ordinary reload replaces them (9.4). `current`: the generation
   /// that decided; `plan` (of the constructor) is its plan.
   void begin_over(const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used, TimePoint now);
+  /// Children of an old supervisor that died before COMMIT: they leave, as they would have. Gives each a key of ours.
+  void take_in(std::vector<Orphan>& orphans, TimePoint now);
 
   void spawned(ChildKey child, pid_t pid);
   void spawn_failed(ChildKey child, std::string_view why, TimePoint now);

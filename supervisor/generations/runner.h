@@ -124,12 +124,15 @@ class Runner {
   void perform(const action::HandOver& action);
   void perform(const action::TellReady& action);
   void perform(const action::TakeOver&);
+  void perform(const action::AdoptOrphans&);
   void perform(const action::LeavePredecessor& action);
 
   ChildLink* link(ChildKey key);
   ChildLink& add_link(ChildKey key, Process process, ipc::Channel channel, bool ours);
   void provision(ChildLink& child, const action::Spawn& action);
   void adopt();
+  /// `orphans`: the same, in the same order, with the keys that the machine gave them.
+  void link_adopted(std::vector<Adopted> processes, const std::vector<Orphan>& orphans);
   void meet();
   void grant_worker(ChildLink& child, const Configuration& configuration, std::uint32_t index, std::uint32_t of,
                     action::Grants which);

@@ -256,13 +256,27 @@ void Runner::adopt() {
   configurations_.try_emplace(adoption.current, decided_);
   decided_ = configurations_.at(adoption.current);
   std::vector<Orphan> orphans;
-  for (auto& one : adoption.processes) {
-    ChildLink& added = add_link(one.orphan.key, std::move(one.process), std::move(one.channel), false);
-    added.adoption = one.socket;
-    orphans.push_back(one.orphan);
-  }
+  for (auto& one : adoption.processes) orphans.push_back(one.orphan);
   slots_.restore(true);
   machine_.begin_over(orphans, adoption.current, adoption.used, Clock::now());
+  link_adopted(std::move(adoption.processes), orphans);
+}
+
+void Runner::link_adopted(std::vector<Adopted> processes, const std::vector<Orphan>& orphans) {
+  for (std::size_t i = 0; i < processes.size(); ++i) {
+    auto& one = processes[i];
+    add_link(orphans[i].key, std::move(one.process), std::move(one.channel), false).adoption = one.socket;
+  }
+}
+
+void Runner::perform(const action::AdoptOrphans&) {
+  if (service_.directory == nullptr) return;
+  auto adoption = adopt_orphans(service_.directory->path, service_.directory->instance);
+  if (!adoption) return;
+  std::vector<Orphan> orphans;
+  for (auto& one : adoption->processes) orphans.push_back(one.orphan);
+  machine_.take_in(orphans, loop_.now());
+  link_adopted(std::move(adoption->processes), orphans);
 }
 
 /// Written only when it changes: a worker may be killed every few milliseconds.

@@ -116,6 +116,32 @@ class T10KilledInProbation(Upgrade):
         self.finish(descriptors=False)
 
 
+class OldOneKilledInProbation(Upgrade):
+    """Not in the table: then the new one is the only one, and takes the old one's processes over."""
+
+    def test_new_one_takes_over(self):
+        self.start_upgradable(probation="1s")
+        actions.good_upgrade(self.portal)
+        self.one_supervisor()
+        it, count, chance = self.load(3000), 0, random.Random(10)
+        while it.going_on():
+            pid, workers = self.portal.main(), set(self.portal.role("worker"))
+            self.portal.signal(signal.SIGUSR2)
+            wait.until("new workers", lambda workers=workers: len(set(self.portal.role("worker")) - workers) == 4, 5,
+                       step=0.002)
+            time.sleep(chance.uniform(0.2, 0.5))
+            os.kill(pid, signal.SIGKILL)
+            wait.until("the new one is in charge", lambda pid=pid: self.portal.main() != pid, 5)
+            wait.until("the old one's workers have left",
+                       lambda workers=workers: not set(self.portal.role("worker")) & workers, 10)
+            count += 1
+        self.note(f"{count} times")
+        self.expect(it)
+        self.one_supervisor()
+        wait.until("one broker is left", lambda: len(self.portal.role("broker")) == 1, 20)
+        self.finish(descriptors=False)
+
+
 class T22OtherProtocol(Upgrade):
     """Between two programs whose IPC protocol numbers differ, and which are the same otherwise."""
 

@@ -19,6 +19,10 @@ Plan with_portal() {
   return plan;
 }
 
+Orphan orphan(std::uint32_t key, ipc::Role role, std::uint64_t gen, std::uint32_t index = 0, bool serves = true) {
+  return {ChildKey{key}, role, gen, index, static_cast<pid_t>(1000 + key), 1, serves};
+}
+
 // ---- brokers ----------------------------------------------------------------------------------
 
 /// Broker b1 is being replaced by b4: up to the point where b4 serves.
@@ -150,8 +154,8 @@ TEST(Broker, AWorkerWhoseLinkBrokeGetsAnotherAndIsReplacedInTheEnd) {
     EXPECT_EQ(stage.actions(), (Words{"link w2 b1", "tell w2 gen1"}));
   }
   stage.machine.link_faulted(stage.key("w2"), 1, stage.now);
-  EXPECT_EQ(stage.actions(), (Words{"link w2 b1", "tell w2 gen1", "drain w2 3600000", "spawn w4", "link w4 b1",
-                                    "tell w4 gen1"}));
+  EXPECT_EQ(stage.actions(),
+            (Words{"link w2 b1", "tell w2 gen1", "drain w2 3600000", "spawn w4", "link w4 b1", "tell w4 gen1"}));
   stage.dies("w2", {false, 0});
   EXPECT_EQ(stage.actions(), Words{});  // its place is taken
 }
@@ -402,8 +406,20 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   stage.actions();
   stage.machine.link_lost(stage.key("old"), "", stage.now);
-  EXPECT_TRUE(has(stage.actions(), "take-over"));
+  const auto words = stage.actions();
+  ASSERT_FALSE(words.empty());
+  EXPECT_EQ(words[0], "adopt");  // before the registry is ours
+  EXPECT_TRUE(has(words, "take-over"));
   EXPECT_EQ(stage.machine.phase(), Phase::running);
+  std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 5), orphan(3, ipc::Role::broker, 3)};
+  stage.machine.take_in(orphans, stage.now);
+  for (const auto& one : orphans) {
+    EXPECT_GT(one.key.value, 4u);  // 2 and 3 are taken
+    stage.names[one.key] = one.role == ipc::Role::worker ? "orphan" : "orphaned-broker";
+  }
+  const auto then = stage.actions();
+  EXPECT_TRUE(has(then, "drain orphan 3600000"));
+  EXPECT_TRUE(has(then, "tell orphaned-broker gen3 draining"));
 
   Stage early(Stage::two_workers(), old_one());
   early.actions();
@@ -470,10 +486,6 @@ TEST(Arrival, AStopInChargeStopsTheOldOneToo) {
 }
 
 // ---- adoption -----------------------------------------------------------------------------------
-
-Orphan orphan(std::uint32_t key, ipc::Role role, std::uint64_t gen, std::uint32_t index = 0, bool serves = true) {
-  return {ChildKey{key}, role, gen, index, static_cast<pid_t>(1000 + key), 1, serves};
-}
 
 TEST(Adoption, ReplacesTheWorkersByAnOrdinaryReload) {
   Stage stage(Stage::two_workers(),
