@@ -127,6 +127,7 @@ void OfferBook::flush(TimePoint now) {
 /// One pass over everything held: sent, given up, or kept in order.
 void OfferBook::place_held(TimePoint now) {
   held_due_.reset();
+  nowhere_ = 0;
   std::deque<Hid> rest;
   for (Hid hid : std::exchange(held_, {})) {
     const auto it = entries_.find(hid);
@@ -146,6 +147,7 @@ void OfferBook::place_held(TimePoint now) {
       } else {
         held_due_ = sooner(held_due_, give_up);
         rest.push_back(hid);
+        ++nowhere_;
       }
       continue;
     }
@@ -344,9 +346,14 @@ std::optional<TimePoint> OfferBook::next_deadline() const {
   return due;
 }
 
+/// What is held counts as under way: a connection accepted beyond the room there is would wait here, where nobody else
+/// can take it over should this process be killed. In the kernel's queue it is safe.
 bool OfferBook::accepting() const {
-  return entries_.size() < options_.max_offers &&
-         std::ranges::any_of(links_, [](const auto& link) { return link.second.room(); });
+  std::size_t room = 0;
+  for (const auto& [gen, link] : links_) {
+    if (link.room()) room += link.window - link.unacked;
+  }
+  return entries_.size() < options_.max_offers && held_.size() - nowhere_ < room;
 }
 
 std::optional<OfferState> OfferBook::state(Hid hid) const {

@@ -132,7 +132,8 @@ class OfferBook {
   Ended ended_;
   Links links_;
   std::unordered_map<Hid, Entry> entries_;
-  std::deque<Hid> held_;  // first come, first served
+  std::deque<Hid> held_;     // first come, first served
+  std::size_t nowhere_ = 0;  // of those, the ones that no broker can have: they keep nobody waiting
   std::size_t blob_bytes_ = 0;
   std::uint32_t counter_ = 0;
   std::optional<TimePoint> held_due_;  // the next time at which something held must be looked at

@@ -126,10 +126,38 @@ TEST_F(OfferBookTest, NeverExceedsTheWindow) {
   flush();
   EXPECT_TRUE(offered(old_link).empty());
   EXPECT_FALSE(book.accepting());
-  credit(1, 1);
+  credit(1, 2);
   EXPECT_TRUE(book.accepting());
   flush();
   EXPECT_EQ(offered(old_link), std::vector{all[7]});
+}
+
+TEST_F(OfferBookTest, WhatIsHeldUsesUpRoomBeforeItIsSent) {
+  book.add_link(1, old_link, 3);
+  std::vector<Hid> all;
+  for (int i = 0; i < 2; ++i) all.push_back(add());
+  EXPECT_TRUE(book.accepting());
+  all.push_back(add());
+  EXPECT_FALSE(book.accepting());  // a fourth could not be offered
+  flush();
+  EXPECT_FALSE(book.accepting());
+  all.push_back(add());  // it was under way already, through a handshake
+  flush();
+  EXPECT_EQ(hids(1, Type::take, {all[0]}), FaultCode::none);
+  EXPECT_FALSE(book.accepting());  // that place is the fourth's
+  flush();
+  EXPECT_EQ(hids(1, Type::take, {all[1]}), FaultCode::none);
+  EXPECT_TRUE(book.accepting());
+}
+
+TEST_F(OfferBookTest, WhatNobodyCanHaveKeepsNobodyWaiting) {
+  book.add_link(1, old_link, 2);
+  goaway(1);
+  tunnels(1, 1, 1);
+  for (int i = 0; i < 3; ++i) add(OfferRole::visitor, 2);  // only portal 1 has a tunnel at the broker that leaves
+  flush();
+  EXPECT_EQ(book.held(), 3u);
+  EXPECT_TRUE(book.accepting());
 }
 
 TEST_F(OfferBookTest, ReoffersAfterTheEndOfTheLinkWithTheRetryFlag) {

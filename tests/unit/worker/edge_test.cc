@@ -114,6 +114,7 @@ class EdgeTest : public testing::Test {
   void read_broker() {
     broker->on_readable([this](ipc::Message& message) {
       if (message.type() != ipc::Type::offer) return;
+      messages.push_back(message.header.nrec);
       for (std::size_t i = 0; i < message.header.nrec; ++i) {
         const auto record = message.records<ipc::OfferRecord>()[i];
         offers.push_back(record);
@@ -142,6 +143,7 @@ class EdgeTest : public testing::Test {
   std::unique_ptr<Edge> edge;
   crypto::SystemRandom random;
   std::optional<ipc::Channel> broker;
+  std::vector<std::size_t> messages;  // how many offers each had
   std::vector<ipc::OfferRecord> offers;
   std::vector<Fd> offered_fds;
   std::vector<Bytes> blobs;
@@ -214,9 +216,18 @@ TEST_F(EdgeTest, StopsAcceptingWithoutCreditAndGoesOnWithIt) {
   for (int i = 0; i < 5; ++i) loop.run_once();
   read_broker();
   EXPECT_EQ(offers.size(), 2u);
+  EXPECT_EQ(edge->counts().accepted, 2u);  // the others are safe in the kernel's queue
   take(offers[0].hid);
   take(offers[1].hid);
   EXPECT_TRUE(offers_come(4));
+}
+
+TEST_F(EdgeTest, OffersWhileItAccepts) {
+  add_broker();
+  std::vector<Fd> clients;
+  for (int i = 0; i < 10; ++i) clients.push_back(connect_to(slots[1].port));
+  ASSERT_TRUE(offers_come(10));
+  EXPECT_EQ(messages, (std::vector<std::size_t>{4, 4, 2}));  // what is collected would die with this process
 }
 
 TEST_F(EdgeTest, ClosesARefusedVisitorPolitely) {
