@@ -159,9 +159,8 @@ struct AnswerSuccessor {  // the answer of all brokers to its CONFIG_UPDATE
   ipc::ConfigUpdate result;
   std::string text;
 };
-struct HandOver {      // the successor is in charge: MAINPID, the lock, the admin socket
-  bool apart = false;  // nobody will say which portals have moved: all have
-};
+struct HandOver {};  // the successor is in charge: MAINPID, the lock, the admin socket
+struct AllMoved {};  // nobody will say which portals have moved: all have, tunnels of ours may end when empty
 // ---- the new one
 struct TellReady {
   ChildKey predecessor;
@@ -179,13 +178,12 @@ struct Exit {
 
 }  // namespace action
 
-using Action =
-    std::variant<action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen,
-                 action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start, action::Commit,
-                 action::Pause, action::Drain, action::Ping, action::Kill, action::Note, action::Load,
-                 action::UpdateBroker, action::RetireRemoved, action::RestoreSlots, action::CloseRemoved,
-                 action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
-                 action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver,
-                 action::TellReady, action::TakeOver, action::AdoptOrphans, action::LeavePredecessor, action::Exit>;
+using Action = std::variant<
+    action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen, action::RetireSlots,
+    action::CloseSlots, action::RevokeSlots, action::Start, action::Commit, action::Pause, action::Drain, action::Ping,
+    action::Kill, action::Note, action::Load, action::UpdateBroker, action::RetireRemoved, action::RestoreSlots,
+    action::CloseRemoved, action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
+    action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver, action::AllMoved,
+    action::TellReady, action::TakeOver, action::AdoptOrphans, action::LeavePredecessor, action::Exit>;
 
 }  // namespace ebb::supervisor

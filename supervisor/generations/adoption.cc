@@ -26,13 +26,13 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
     one.index = orphan.index;
     one.pid = orphan.pid;
     one.connections = orphan.connections;
-    one.state = ChildState::active;
+    one.state = orphan.role == ipc::Role::supervisor ? ChildState::draining : ChildState::active;
     one.spawned = now;
     last_key_ = std::max(last_key_, orphan.key.value);
     if (orphan.role == ipc::Role::worker) {
       last_gen_ = std::max(last_gen_, orphan.gen);
       generations_.try_emplace(orphan.gen, Generation{GenerationState::draining, 0, false});
-    } else {
+    } else if (orphan.role == ipc::Role::broker) {
       broker_gen_ = std::max(broker_gen_, orphan.gen);
     }
     children_.emplace(one.key, one);
@@ -72,6 +72,8 @@ void Machine::take_in(std::vector<Orphan>& orphans, TimePoint now) {
     Child& child = children_.emplace(one.key, one).first->second;
     if (orphan.role == ipc::Role::broker) {
       replace_by(child, now);
+    } else if (orphan.role == ipc::Role::supervisor) {
+      child.state = ChildState::draining;
     } else {
       generations_.try_emplace(orphan.gen, Generation{GenerationState::draining, 0, false});
       drain(child, plan_.hard_stop_workers, plan_.drain_spread, now);

@@ -38,6 +38,7 @@ class Watch final : public net::Watched {
 };
 
 struct ChildLink {
+  /// `with` may be closed: then there is only the process.
   ChildLink(ChildKey of, Process that, ipc::Channel with)
       : key(of), process(std::move(that)), channel(std::move(with)) {}
 

@@ -287,6 +287,7 @@ void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
   if (one->supervises()) {
     const std::string reason = why.empty() ? "closed the link" : "broke the protocol: " + std::string(why);
     if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor " + reason, now);
+    if (phase_ == Phase::retired && one->role == ipc::Role::successor) emit(action::AllMoved{});
     if (predecessor_ == key) predecessor_gone(now);
     return;
   }

@@ -36,6 +36,7 @@ struct Candidate {
 };
 
 ipc::Role role_of(const Registry::Entry& entry) {
+  if (entry.role == "supervisor") return ipc::Role::supervisor;
   return entry.role == "broker" ? ipc::Role::broker : ipc::Role::worker;
 }
 
@@ -102,6 +103,11 @@ std::vector<Candidate> ask(const Registry& registry, const std::string& director
     one.process = Process{entry.pid, Fd(static_cast<int>(::syscall(SYS_pidfd_open, entry.pid, 0)))};
     const std::string path = directory + "/" + entry.socket;
     const bool alive = one.process.pidfd && process_start(entry.pid) == entry.started;
+    if (role_of(entry) == ipc::Role::supervisor) {  // it leads its own children until they are gone
+      one.answered = true;
+      if (alive) all.push_back(std::move(one));
+      continue;
+    }
     Fd link = alive ? connect_to(path) : Fd();
     if (!link) {  // dead, or leaving by itself
       ::unlink(path.c_str());
@@ -175,6 +181,11 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
       continue;
     }
     const Registry::Entry& entry = one.entry;
+    if (role_of(entry) == ipc::Role::supervisor) {
+      const Orphan retired{ChildKey{entry.key}, ipc::Role::supervisor, 0, 0, entry.pid, 0, false};
+      out.processes.push_back({retired, std::move(one.process), std::nullopt, ""});
+      continue;
+    }
     const bool serves = !one.slots.empty();
     const bool worker = role_of(entry) == ipc::Role::worker;
     if (worker && serves) out.current = std::max(out.current, entry.gen);  // died between START and COMMIT of a reload

@@ -19,11 +19,11 @@
 
 namespace ebb::supervisor {
 
-/// A process that answered, its link, and its socket in the runtime directory.
+/// A process that answered, its link, and its socket in the runtime directory. A retired supervisor has neither.
 struct Adopted {
   Orphan orphan;
   Process process;  // not our child: the pidfd tells when it ends, nobody how
-  ipc::Channel channel;
+  std::optional<ipc::Channel> channel;
   std::string socket;
 };
 

@@ -161,7 +161,8 @@ ChildLink& Runner::add_link(ChildKey key, Process process, ipc::Channel channel,
   one.started = process_start(one.process.pid).value_or(0);
   links_[key] = std::move(fresh);
   registry_changed_ = true;
-  one.ctl_watch = std::make_unique<Watch>(loop_, one.channel.fd(), [this, key] { on_ctl(key); });
+  one.ctl_ended = !one.channel.open();
+  if (!one.ctl_ended) one.ctl_watch = std::make_unique<Watch>(loop_, one.channel.fd(), [this, key] { on_ctl(key); });
   one.exit_watch = std::make_unique<Watch>(loop_, one.process.pidfd.get(), [this, key, ours] {
     if (ours) return reap();
     gone(key, std::nullopt);
@@ -441,7 +442,7 @@ void Runner::gone(ChildKey key, const std::optional<ExitStatus>& status) {
   const auto found = links_.find(key);
   if (found == links_.end()) return;
   ChildLink& child = *found->second;
-  child.ctl_watch->stop();
+  if (child.ctl_watch) child.ctl_watch->stop();
   child.exit_watch->stop();
   answer_missing(child);
   if (!child.adoption.empty()) ::unlink(service_.directory->file(child.adoption).c_str());

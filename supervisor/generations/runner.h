@@ -121,7 +121,8 @@ class Runner {
   void perform(const action::SpawnSuccessor& action);
   void perform(const action::EquipSuccessor& action);
   void perform(const action::AnswerSuccessor& action);
-  void perform(const action::HandOver& action);
+  void perform(const action::HandOver&);
+  void perform(const action::AllMoved&);
   void perform(const action::TellReady& action);
   void perform(const action::TakeOver&);
   void perform(const action::AdoptOrphans&);

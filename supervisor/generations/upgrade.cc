@@ -124,7 +124,8 @@ void Machine::hand_over(TimePoint now) {
   phase_ = Phase::retired;
   respawns_.clear();
   cancel_operations();
-  emit(action::HandOver{done.apart});
+  emit(action::HandOver{});
+  if (done.apart) emit(action::AllMoved{});
   emit(action::Commit{done.successor, current_gen_});
   finish(done.ticket, 0);
   for (auto& [gen, generation] : generations_) generation.state = GenerationState::draining;

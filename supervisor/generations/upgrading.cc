@@ -135,7 +135,7 @@ void Runner::perform(const action::AnswerSuccessor& action) {
   successor->channel.send_body(ipc::Type::config_update_result, action.result, {}, text.substr(0, ipc::kMaxUpdateText));
 }
 
-void Runner::perform(const action::HandOver& action) {
+void Runner::perform(const action::HandOver&) {
   handed_over_ = true;
   watchdog_.disarm();
   for (const auto& [key, child] : machine_.children()) {
@@ -146,7 +146,9 @@ void Runner::perform(const action::HandOver& action) {
   // The new one holds it too: should it die, nobody must find it locked by one who only waits for his last process.
   service_.directory->lock.reset();
   if (service_.hand_over) service_.hand_over();
-  if (!action.apart) return;
+}
+
+void Runner::perform(const action::AllMoved&) {
   JsonWriter query;
   query.object().key("query").text("moved").key("portals").array();
   for (const auto& portal : decided_.plan.portals) query.text(portal);
@@ -265,7 +267,9 @@ void Runner::adopt() {
 void Runner::link_adopted(std::vector<Adopted> processes, const std::vector<Orphan>& orphans) {
   for (std::size_t i = 0; i < processes.size(); ++i) {
     auto& one = processes[i];
-    add_link(orphans[i].key, std::move(one.process), std::move(one.channel), false).adoption = one.socket;
+    auto channel = one.channel ? std::move(*one.channel)
+                               : ipc::Channel(Fd(), ipc::Link::upgrade, ipc::Role::successor, ipc::Role::supervisor);
+    add_link(orphans[i].key, std::move(one.process), std::move(channel), false).adoption = one.socket;
   }
 }
 
@@ -289,9 +293,11 @@ void Runner::write_registry() {
   Registry registry{used.key, used.gen, used.broker, machine_.generation(), {}};
   for (const auto& [key, child] : links_) {
     const Child* one = machine_.find(key);
-    if (one == nullptr || one->supervises() || child->adoption.empty()) continue;
-    registry.entries.push_back({key.value, one->role == ipc::Role::broker ? "broker" : "worker", one->gen, one->index,
-                                child->process.pid, child->started, child->adoption});
+    const bool retired = one != nullptr && one->role == ipc::Role::supervisor;
+    if (one == nullptr || one->role == ipc::Role::successor || (child->adoption.empty() && !retired)) continue;
+    const char* role = retired ? "supervisor" : one->role == ipc::Role::broker ? "broker" : "worker";
+    registry.entries.push_back(
+        {key.value, role, one->gen, one->index, child->process.pid, child->started, retired ? "-" : child->adoption});
   }
   const auto written = supervisor::write_registry(service_.directory->file("registry"), registry);
   if (!written) {

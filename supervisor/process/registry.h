@@ -16,12 +16,12 @@ namespace ebb::supervisor {
 struct Registry {
   struct Entry {
     std::uint32_t key = 0;
-    std::string role;  // "worker", "broker"
+    std::string role;  // "worker", "broker", "supervisor": one that is retired and waits for its last process
     std::uint64_t gen = 0;
     std::uint32_t index = 0;
     pid_t pid = 0;
     std::uint64_t started = 0;  // process_start(): tells a pid that is used again
-    std::string socket;         // file name in the runtime directory where it can be adopted
+    std::string socket;         // file name in the runtime directory where it can be adopted; "-": it cannot
   };
   // The highest numbers used, and the generation that decides.
   std::uint32_t key = 0;

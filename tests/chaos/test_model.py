@@ -14,7 +14,7 @@ from . import actions, scenario, service
 
 class T30Model(scenario.Scenario):
     limit_s = 900
-    seconds = 600.0 if scenario.FULL else 6.0
+    seconds = float(os.environ.get("EBB_CHAOS_SECONDS", 600 if scenario.FULL else 6))
 
     def setUp(self):
         super().setUp()
@@ -112,6 +112,11 @@ class T30Model(scenario.Scenario):
         self.note(f"{len(story)} actions of {len(choices)} kinds, {self.worker_kills} workers killed")
         self.expect(it, lost=allowed)
         for one in self.services:
-            wait.until("one supervisor is left", lambda one=one: len(one.supervisors()) == 1, 15)
+            try:
+                wait.until("one supervisor is left", lambda one=one: len(one.supervisors()) == 1, 30)
+            except AssertionError as stuck:
+                who = [f"{p} {procfs.title(p)}" for p in one.tree()]
+                raise AssertionError(f"{stuck}: {who}\n{json.dumps([x.status() for x in self.services], indent=1)}"
+                                     ) from None
             self.assertTrue(procfs.alive(one.main()))
         self.finish(descriptors=False)

@@ -65,6 +65,7 @@ struct Stage {
     out.push_back("answer " + std::to_string(a.result.gen) + " code " + std::to_string(a.result.code));
   }
   void say(std::vector<std::string>& out, const action::HandOver&) { out.push_back("hand-over"); }
+  void say(std::vector<std::string>& out, const action::AllMoved&) { out.push_back("all-moved"); }
   void say(std::vector<std::string>& out, const action::TellReady&) { out.push_back("tell-ready"); }
   void say(std::vector<std::string>& out, const action::TakeOver&) { out.push_back("take-over"); }
   void say(std::vector<std::string>& out, const action::AdoptOrphans&) { out.push_back("adopt"); }

@@ -211,6 +211,8 @@ TEST(Upgrade, HandsOverWhenTheNewOneIsInCharge) {
                                     "tell b1 gen1 draining", "close"}));
   EXPECT_EQ(stage.committed, Words{"s4"});
   EXPECT_EQ(stage.machine.phase(), Phase::retired);
+  stage.machine.link_lost(s4, "", stage.now);  // it died: its own successor cannot reach our broker
+  EXPECT_EQ(stage.actions(), Words{"all-moved"});
   for (const auto* name : {"w2", "w3", "b1"}) stage.dies(name, {false, 0});
   EXPECT_EQ(stage.actions(), Words{"exit 0"});  // the successor lives on
 }
@@ -531,6 +533,18 @@ TEST(Adoption, TheOtherGenerationsLeave) {
   EXPECT_TRUE(has(words, "drain w6 3600000"));
   EXPECT_FALSE(has(words, "drain w5 3600000"));  // it was told before
   EXPECT_TRUE(has(words, "tell b1 gen1 draining"));
+}
+
+TEST(Adoption, KnowsARetiredSupervisorAndStopsIt) {
+  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1), orphan(9, ipc::Role::supervisor, 0)}, 4,
+              {9, 4, 1});
+  stage.actions();
+  stage.machine.signal(SIGTERM, false, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "kill w9 15"));
+  stage.dies("b1");
+  EXPECT_FALSE(has(stage.actions(), "exit 0"));
+  stage.machine.exited(ChildKey{9}, std::nullopt, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "exit 0"));
 }
 
 TEST(Adoption, WithoutABrokerOneIsStartedAndToldWhatOldIdsMean) {
