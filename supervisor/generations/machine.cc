@@ -122,6 +122,7 @@ void Machine::spawn_failed(ChildKey key, std::string_view why, TimePoint now) {
   if (one == nullptr) return;
   const Child gone = *one;
   children_.erase(key);
+  if (arrival_) return arrival_failed("cannot start " + gone.name() + ": " + std::string(why), now);
   if (phase_ == Phase::starting) {
     fail("cannot start " + gone.name() + ": " + std::string(why));
     return;

@@ -371,6 +371,17 @@ TEST(Arrival, BeforeStartAFailureIsAnExit) {
   EXPECT_TRUE(has(stage.actions(), "exit 1"));
 }
 
+TEST(Arrival, AProcessThatCannotBeStartedLeavesTheOldOneAlone) {
+  Stage stage(Stage::two_workers(), old_one());
+  stage.actions();
+  stage.broken_spawn = true;
+  stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 0}, "", stage.now);
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_TRUE(has(words, "exit 1"));
+}
+
 TEST(Arrival, InProbationAFailureFinishesWhatIsCarried) {
   Stage stage = arrived();
   for (const auto* name : {"w3", "w4"}) stage.started(name);
