@@ -25,6 +25,7 @@ constexpr auto kStartPatience = 10min;  // the old one may be at the end of a re
 void Machine::begin_after(const Predecessor& predecessor, TimePoint now) {
   next_ping_ = now + 1s;
   arrival_.emplace();
+  in_charge_ = false;
   arrival_->removes = predecessor.removes;
   apart_ = predecessor.apart;
   current_gen_ = last_gen_ = predecessor.gen + kRoom + 1;
@@ -132,6 +133,7 @@ void Machine::predecessor_broker(std::uint64_t gen, ipc::BrokerPhase state, Time
 
 void Machine::take_over(TimePoint now) {
   const Arrival was = *std::exchange(arrival_, std::nullopt);
+  in_charge_ = true;
   phase_ = Phase::running;
   note(log::Level::info, "this supervisor is in charge", {{"generation", std::to_string(current_gen_)}});
   emit(action::TakeOver{});

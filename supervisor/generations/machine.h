@@ -263,8 +263,8 @@ class Machine {
   const std::string& last_reload() const { return last_reload_; }
   /// The old supervisor, whose brokers our workers may still use. Null: none, or another protocol parts us.
   const Child* linked_predecessor() const { return predecessor_ && !apart_ ? find(*predecessor_) : nullptr; }
-  /// Until COMMIT another supervisor is in charge.
-  bool in_charge() const { return !arrival_; }
+  /// Until COMMIT another supervisor is in charge; of one that gave up before, it stays.
+  bool in_charge() const { return in_charge_; }
 
  private:
   /// `starting` until its workers are told to serve, then `active` (also in probation); `paused`: the one a reload is
@@ -390,6 +390,7 @@ class Machine {
   std::vector<std::string> portals_to_move_;     // which the newest broker has no tunnel for yet
   TimePoint settled_by_{};                       // then nobody waits any more at a broker where none will come
   bool apart_ = false;
+  bool in_charge_ = true;
   std::uint64_t next_ticket_ = 1;
   std::optional<std::uint64_t> again_;  // its ticket
   std::optional<std::uint64_t> upgrade_again_;

@@ -367,6 +367,7 @@ TEST(Arrival, BeforeStartAFailureIsAnExit) {
   EXPECT_TRUE(has(words, "leave-predecessor"));
   EXPECT_TRUE(has(words, "kill w4 9"));
   EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_FALSE(stage.machine.in_charge());  // registry and service manager are the old one's
   for (const auto* name : {"w4", "b2"}) stage.dies(name);
   EXPECT_TRUE(has(stage.actions(), "exit 1"));
 }
@@ -391,6 +392,7 @@ TEST(Arrival, InProbationAFailureFinishesWhatIsCarried) {
   EXPECT_TRUE(has(words, "leave-predecessor"));
   EXPECT_TRUE(has(words, "drain w4 3600000"));
   EXPECT_TRUE(has(words, "close"));
+  EXPECT_FALSE(stage.machine.in_charge());  // as long as that may take
   stage.dies("w4", {false, 0});
   stage.actions();
   stage.dies("b2", {false, 0});
@@ -465,6 +467,7 @@ TEST(Arrival, AStopLeavesTheOldOneAlone) {
   EXPECT_TRUE(has(words, "leave-predecessor"));
   EXPECT_TRUE(has(words, "drain w3 5000"));
   EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_FALSE(stage.machine.in_charge());
 }
 
 TEST(Arrival, AStopInChargeStopsTheOldOneToo) {
