@@ -17,6 +17,7 @@ using namespace std::chrono_literals;
 constexpr auto kAnswerTime = 30s;
 constexpr auto kRetire = 1s;  // a SYN-ACK timeout (3.5)
 constexpr auto kAskLive = 100ms;
+constexpr auto kEndWithLink = 5s;  // a process that ends closes its links first
 constexpr std::uint64_t kRoom = 16;     // numbers the old one may still use up: brokers that crash meanwhile
 constexpr auto kStartPatience = 10min;  // the old one may be at the end of a reload; its own deadlines are shorter
 
@@ -159,7 +160,14 @@ void Machine::take_over(TimePoint now) {
   next_operation(now);
 }
 
-/// It is dead, or cannot be talked with. Before COMMIT that makes us the only one: its children have no supervisor.
+/// Either it has ended, which its pidfd will tell, or it has found fault with us and serves on: then there must not be
+/// two in charge.
+void Machine::predecessor_hung_up(TimePoint now) {
+  if (!arrival_ || arrival_->step < Arrival::Step::starting) return predecessor_gone(now);
+  arrival_->hung_up = now + kEndWithLink;
+}
+
+/// It is dead. Before COMMIT that makes us the only one: its children have no supervisor.
 void Machine::predecessor_gone(TimePoint now) {
   const ChildKey key = *std::exchange(predecessor_, std::nullopt);
   predecessor_brokers_.clear();
@@ -195,7 +203,12 @@ void Machine::leave_predecessor() {
 }
 
 void Machine::on_arrival_tick(TimePoint now) {
-  if (!arrival_ || !arrival_->deadline || now < *arrival_->deadline || phase_ != Phase::starting) return;
+  if (!arrival_ || phase_ != Phase::starting) return;
+  if (arrival_->hung_up) {
+    if (now >= *arrival_->hung_up) arrival_failed("the running supervisor has closed the link", now);
+    return;
+  }
+  if (!arrival_->deadline || now < *arrival_->deadline) return;
   switch (arrival_->step) {
     case Arrival::Step::preparing: return arrival_failed("the running brokers did not answer in time", now);
     case Arrival::Step::readying: return;

@@ -288,7 +288,7 @@ void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
   if (one->supervises()) {
     const std::string reason = why.empty() ? "closed the link" : "broke the protocol: " + std::string(why);
     if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor " + reason, now);
-    if (predecessor_ == key) predecessor_gone(now);
+    if (predecessor_ == key) predecessor_hung_up(now);
     return;
   }
   if (why.empty()) {  // a child that ends closes its end first: its exit follows and says how
@@ -554,7 +554,7 @@ std::optional<TimePoint> Machine::next_tick() const {
   earlier(next_live_);
   if (upgrade_again_ && !busy()) earlier(settled_by_);
   if (upgrade_) earlier(upgrade_->deadline);
-  if (arrival_) earlier(arrival_->deadline);
+  if (arrival_) earlier(arrival_->hung_up ? arrival_->hung_up : arrival_->deadline);
   if (reload_) earlier(reload_->deadline);
   for (const auto& one : respawns_) earlier(one.due);
   for (const auto& [key, one] : children_) {

@@ -149,6 +149,7 @@ struct Arrival {
   ChildKey predecessor;
   Step step = Step::preparing;
   std::optional<TimePoint> deadline;
+  std::optional<TimePoint> hung_up;  // its link has ended: it is dead by then, or it has dismissed us
   bool removes = false;
 };
 
@@ -358,6 +359,7 @@ class Machine {
   void arrival_failed(const std::string& why, TimePoint now);
   void take_over(TimePoint now);
   void predecessor_gone(TimePoint now);
+  void predecessor_hung_up(TimePoint now);
   void leave_predecessor();
   void on_arrival_tick(TimePoint now);
 

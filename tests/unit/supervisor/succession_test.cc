@@ -415,6 +415,8 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   stage.actions();
   stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
   EXPECT_TRUE(has(stage.actions(), "take-over"));
   EXPECT_EQ(stage.machine.phase(), Phase::running);
 
@@ -422,6 +424,19 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   early.actions();
   early.machine.link_lost(early.key("old"), "", early.now);
   EXPECT_TRUE(has(early.actions(), "exit 1"));
+}
+
+TEST(Arrival, GivesUpWhenTheOldOneHangsUpAndLives) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(8s);
+  stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.pass(4s), Words{});  // probation is over, but whose is the service?
+  const auto words = stage.pass(2s);
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_TRUE(has(words, "drain w3 3600000"));
+  EXPECT_FALSE(has(words, "take-over"));
 }
 
 TEST(Arrival, ApartItWaitsForTunnelsOfItsOwn) {
