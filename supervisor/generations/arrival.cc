@@ -83,13 +83,7 @@ void Machine::advance_arrival(TimePoint now) {
       [[fallthrough]];
     case Arrival::Step::moving:
       if (apart_ && !portals_to_move_.empty() && now < *arrival_->deadline) return;
-      if (apart_) {
-        each_worker(current_gen_, [&](Child& one) {
-          emit(action::Grant{one.key, current_gen_, one.index, generations_[current_gen_].workers,
-                             action::Grants::others});
-          emit(action::Start{one.key, one.gen});
-        });
-      }
+      if (apart_) grant_others();
       arrival_->step = Arrival::Step::probation;
       arrival_->deadline = now + plan_.probation;
       emit(action::Start{arrival_->predecessor, current_gen_});
@@ -98,6 +92,14 @@ void Machine::advance_arrival(TimePoint now) {
     case Arrival::Step::waiting:
     case Arrival::Step::probation: return;
   }
+}
+
+/// Apart, workers begin with the slots through which bridges come.
+void Machine::grant_others() {
+  each_worker(current_gen_, [&](Child& one) {
+    emit(action::Grant{one.key, current_gen_, one.index, generations_[current_gen_].workers, action::Grants::others});
+    emit(action::Start{one.key, one.gen});
+  });
 }
 
 void Machine::predecessor_start(TimePoint now) {
@@ -138,6 +140,7 @@ void Machine::take_over(TimePoint now) {
   phase_ = Phase::running;
   note(log::Level::info, "this supervisor is in charge", {{"generation", std::to_string(current_gen_)}});
   emit(action::TakeOver{});
+  if (apart_ && was.step < Arrival::Step::probation) grant_others();  // nobody else serves them any more
   for (auto& [key, one] : children_) {
     if (one.supervises()) continue;
     emit(action::Commit{key, one.gen});
@@ -171,7 +174,10 @@ void Machine::predecessor_hung_up(TimePoint now) {
 void Machine::predecessor_gone(TimePoint now) {
   const ChildKey key = *std::exchange(predecessor_, std::nullopt);
   predecessor_brokers_.clear();
-  if (!arrival_) return;
+  if (!arrival_) {
+    if (reload_) reload_->asked.erase(key);
+    return advance_reload(now);
+  }
   if (arrival_->step < Arrival::Step::starting) {
     children_.erase(key);
     return fail("the supervisor that started this one has ended");

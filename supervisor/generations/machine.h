@@ -357,6 +357,7 @@ class Machine {
   void advance_arrival(TimePoint now);
   void spawn_arrivals(TimePoint now);
   void arrival_failed(const std::string& why, TimePoint now);
+  void grant_others();
   void take_over(TimePoint now);
   void predecessor_gone(TimePoint now);
   void predecessor_hung_up(TimePoint now);

@@ -426,6 +426,34 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   EXPECT_TRUE(has(early.actions(), "exit 1"));
 }
 
+TEST(Arrival, ApartItServesEverythingWhenTheOldOneDies) {
+  Predecessor old = old_one();
+  old.apart = true;
+  Stage stage = arrived(old);
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.machine.exited(ChildKey{1}, std::nullopt, stage.now);
+  const auto words = stage.actions();
+  for (const auto* word : {"take-over", "grant w3 others", "start w3", "grant w4 others"}) {
+    EXPECT_TRUE(has(words, word)) << word;
+  }
+}
+
+TEST(Arrival, AReloadDoesNotWaitForAnOldOneThatHasEnded) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.actions();
+  stage.machine.loaded(23, Stage::two_workers(), false, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"prepare b2 23", "prepare old 23"}));
+  stage.machine.updated(stage.key("b2"), {23, UpdatePhase::prepare, 0}, "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "spawn w5"));
+}
+
 TEST(Arrival, GivesUpWhenTheOldOneHangsUpAndLives) {
   Stage stage = arrived();
   for (const auto* name : {"w3", "w4"}) stage.started(name);
