@@ -552,7 +552,7 @@ std::optional<TimePoint> Machine::next_tick() const {
   earlier(retired_);
   earlier(drain_broker_);
   earlier(next_live_);
-  if (upgrade_again_ && !busy()) earlier(settled_by_);
+  if (upgrade_again_ && phase_ == Phase::running && !busy()) earlier(settled_by_);
   if (upgrade_) earlier(upgrade_->deadline);
   if (arrival_) earlier(arrival_->hung_up ? arrival_->hung_up : arrival_->deadline);
   if (reload_) earlier(reload_->deadline);
