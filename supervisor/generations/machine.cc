@@ -401,16 +401,17 @@ void Machine::stop_supervisor(Child& other, TimePoint now) {
 
 void Machine::stop_gracefully(TimePoint now) {
   note(log::Level::info, "stopping gracefully: connections may finish");
+  phase_ = Phase::retiring;                        // nothing else begins
+  upgrade_failed("the service is stopping", now);  // our workers serve what is in the queues
   respawns_.clear();
   cancel_operations();
   for (auto& [key, one] : children_) {
-    if (one.role == ipc::Role::successor) stop_supervisor(one, now);  // an upgrade is cancelled first
+    if (one.role == ipc::Role::successor) stop_supervisor(one, now);
   }
   if (plan_.workers == 0 || !listening_) {
     drain_workers(now);
     return;
   }
-  phase_ = Phase::retiring;
   emit(action::RetireSlots{});
   retired_ = now + kRetire;
 }

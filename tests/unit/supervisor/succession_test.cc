@@ -283,6 +283,25 @@ TEST(Upgrade, IsCancelledByAStop) {
   EXPECT_EQ(graceful.machine.phase(), Phase::retiring);
 }
 
+TEST(Upgrade, AGracefulStopServesWhatWaitsInTheQueues) {
+  Stage stage = upgrading();
+  stage.ready("s4");
+  stage.started("s4");
+  stage.actions();  // our workers pause
+  stage.machine.signal(SIGQUIT, false, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"done 1 exit 1", "restore", "start w2", "start w3", "kill s4 15", "retire"}));
+  EXPECT_TRUE(has(stage.pass(1s), "drain w2 3600000"));
+}
+
+TEST(Upgrade, AskedForDuringStartUpWaitsForItsTime) {
+  Stage stage(Stage::two_workers());
+  stage.actions();
+  stage.machine.signal(SIGUSR2, false, stage.now);
+  EXPECT_GT(*stage.machine.next_tick(), stage.now);  // not at once, again and again
+  for (const auto* name : {"w2", "b1", "w3"}) stage.ready(name);
+  EXPECT_TRUE(has(stage.actions(), "upgrade s4 from 1"));
+}
+
 TEST(Upgrade, TellsOfABrokerThatTookTheOldOnesPlace) {
   Stage stage = upgrading();
   stage.machine.successor_update(stage.key("s4"), {18, UpdatePhase::prepare, 0}, stage.now);
