@@ -258,16 +258,20 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
   leave_if_empty();
 }
 
+/// One that stays.
+bool Machine::has_worker(std::uint64_t gen, std::uint32_t index) const {
+  return std::ranges::any_of(children_, [&](const auto& c) {
+    const Child& one = c.second;
+    return one.role == ipc::Role::worker && one.gen == gen && one.index == index && one.state != ChildState::draining;
+  });
+}
+
 void Machine::replace(const Child& gone, TimePoint now) {
   if (phase_ != Phase::running) return;
   const bool worker = gone.role == ipc::Role::worker;
   // A paused generation is made whole again if it has to serve once more.
   if (worker && state_of(gone.gen) != GenerationState::active) return;
-  const auto in_its_place = [&](const auto& c) {
-    return c.second.role == ipc::Role::worker && c.second.gen == gone.gen && c.second.index == gone.index &&
-           c.first != gone.key;
-  };
-  if (worker && std::ranges::any_of(children_, in_its_place)) return;
+  if (worker && has_worker(gone.gen, gone.index)) return;  // it was replaced when it was told to leave
   auto& policy = worker ? worker_exits_ : broker_exits_;
   const TimePoint due = policy.exited(now);
   if (due > now) {
@@ -538,7 +542,7 @@ void Machine::tick(TimePoint now) {
   for (const auto& one : due) {
     if (one.role == ipc::Role::broker) {
       spawn_broker(now);
-    } else if (state_of(one.gen) == GenerationState::active) {
+    } else if (state_of(one.gen) == GenerationState::active && !has_worker(one.gen, one.index)) {
       spawn_worker(one.gen, one.index, now);
     }
   }

@@ -364,6 +364,7 @@ class Machine {
   void leave_predecessor();
   void on_arrival_tick(TimePoint now);
 
+  bool has_worker(std::uint64_t gen, std::uint32_t index) const;
   void replace(const Child& gone, TimePoint now);
   void fail(std::string text);
   void kill(Child& one, int signal);

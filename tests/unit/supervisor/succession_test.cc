@@ -150,8 +150,10 @@ TEST(Broker, AWorkerWhoseLinkBrokeGetsAnotherAndIsReplacedInTheEnd) {
     EXPECT_EQ(stage.actions(), (Words{"link w2 b1", "tell w2 gen1"}));
   }
   stage.machine.link_faulted(stage.key("w2"), 1, stage.now);
-  EXPECT_EQ(stage.actions(), (Words{"link w2 b1", "tell w2 gen1", "drain w2 3600000", "spawn w4", "link w4 b1",
-                                    "tell w4 gen1"}));
+  EXPECT_EQ(stage.actions(),
+            (Words{"link w2 b1", "tell w2 gen1", "drain w2 3600000", "spawn w4", "link w4 b1", "tell w4 gen1"}));
+  stage.dies("w4");
+  EXPECT_TRUE(has(stage.actions(), "spawn w5"));  // who leaves takes nobody's place
   stage.dies("w2", {false, 0});
   EXPECT_EQ(stage.actions(), Words{});  // its place is taken
 }
