@@ -85,8 +85,9 @@ void Machine::begin(TimePoint now) {
 }
 
 ChildKey Machine::next_key() {
+  const auto taken = [&](const auto& c) { return ((c.first.value ^ last_key_) & 0xFFFF) == 0; };
   do ++last_key_;
-  while ((last_key_ & 0xFFFF) == 0 || children_.contains(ChildKey{last_key_}));
+  while ((last_key_ & 0xFFFF) == 0 || std::ranges::any_of(children_, taken));
   return ChildKey{last_key_};
 }
 

@@ -587,6 +587,25 @@ TEST(Adoption, OrphansServeOnWhenTheConfigurationIsRefused) {
   EXPECT_TRUE(has(stage.actions(), "spawn w9"));
 }
 
+TEST(Adoption, NewProcessesHaveWorkerIdsOfTheirOwn) {
+  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0)}, 4,
+              {65'536 + 5, 4, 1});
+  stage.actions();
+  stage.machine.refused(5, 23, "a comma is missing", stage.now);
+  stage.dies("w7");
+  EXPECT_TRUE(has(stage.actions(), "spawn w65542"));
+  stage.dies("w65542");
+  EXPECT_TRUE(has(stage.actions(), "spawn w65543"));  // 7 is free by now
+
+  Stage both(Stage::two_workers(),
+             {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0), orphan(8, ipc::Role::worker, 4, 1)},
+             4, {65'536 + 6, 4, 1});
+  both.actions();
+  both.machine.refused(5, 23, "a comma is missing", both.now);
+  both.dies("w8");
+  EXPECT_TRUE(has(both.actions(), "spawn w65544"));  // 65543 would be 7 in the ids of offers
+}
+
 TEST(Adoption, TheOtherGenerationsLeave) {
   Stage stage(
       Stage::two_workers(),
