@@ -17,7 +17,7 @@ using namespace std::chrono_literals;
 constexpr auto kAnswerTime = 30s;
 constexpr auto kRetire = 1s;  // a SYN-ACK timeout (3.5)
 constexpr auto kAskLive = 100ms;
-constexpr auto kEndWithLink = 5s;  // a process that ends closes its links first
+constexpr auto kEndWithLink = 5s;       // a process that ends closes its links first
 constexpr std::uint64_t kRoom = 16;     // numbers the old one may still use up: brokers that crash meanwhile
 constexpr auto kStartPatience = 10min;  // the old one may be at the end of a reload; its own deadlines are shorter
 

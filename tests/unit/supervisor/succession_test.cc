@@ -475,6 +475,13 @@ TEST(Arrival, AReloadDoesNotWaitForAnOldOneThatHasEnded) {
   EXPECT_TRUE(has(stage.actions(), "spawn w5"));
 }
 
+TEST(Arrival, ALinkToABrokerOfTheOldOneIsReplacedToo) {
+  Stage stage = arrived();
+  stage.actions();
+  stage.machine.link_faulted(stage.key("w3"), 3, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"link w3 old"});  // it has no other before COMMIT
+}
+
 TEST(Arrival, GivesUpWhenTheOldOneHangsUpAndLives) {
   Stage stage = arrived();
   for (const auto* name : {"w3", "w4"}) stage.started(name);
