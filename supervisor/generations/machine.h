@@ -337,6 +337,7 @@ class Machine {
   void reject(int exit, std::string why, TimePoint now);
   void roll_back(std::string why, TimePoint now);
   void resume(std::uint64_t gen, TimePoint now);
+  void complete(std::uint64_t gen, TimePoint now);
   void leave_generation(std::uint64_t gen, TimePoint now);
   void stop_generation(std::uint64_t gen, TimePoint now);
   void limit_generations(TimePoint now);

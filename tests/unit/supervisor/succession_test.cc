@@ -564,7 +564,7 @@ TEST(Adoption, ReplacesTheWorkersByAnOrdinaryReload) {
   Stage stage(Stage::two_workers(),
               {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0), orphan(8, ipc::Role::worker, 4, 1)},
               4, {8, 4, 1});
-  EXPECT_EQ(stage.actions(), Words{"load 5"});
+  EXPECT_EQ(stage.actions(), (Words{"start w7", "start w8", "load 5"}));  // they may have been paused
   EXPECT_EQ(stage.machine.phase(), Phase::running);
   stage.machine.loaded(5, Stage::two_workers(), false, stage.now);
   EXPECT_EQ(stage.actions(), Words{"prepare b1 5"});
@@ -590,27 +590,38 @@ TEST(Adoption, OrphansServeOnWhenTheConfigurationIsRefused) {
   stage.actions();
   stage.machine.refused(5, 23, "a comma is missing", stage.now);
   EXPECT_EQ(stage.state("w7"), ChildState::active);
+  EXPECT_TRUE(has(stage.actions(), "spawn w9"));  // in the place of one that died meanwhile
   stage.dies("w7");
-  EXPECT_TRUE(has(stage.actions(), "spawn w9"));
+  EXPECT_TRUE(has(stage.actions(), "spawn w10"));
+}
+
+TEST(Adoption, WithoutWorkersNewOnesServeWhenTheConfigurationIsRefused) {
+  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1)}, 4, {8, 4, 1});
+  stage.actions();
+  stage.machine.refused(5, 1, "port 80 is in use", stage.now);
+  const auto words = stage.actions();
+  for (const auto* word : {"spawn w9", "link w9 b1", "spawn w10"}) EXPECT_TRUE(has(words, word)) << word;
+  stage.ready("w9");
+  EXPECT_TRUE(has(stage.actions(), "start w9"));
+}
+
+TEST(Adoption, ABrokerThatWasToldToLeaveIsReplaced) {
+  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1, 0, false), orphan(7, ipc::Role::worker, 4, 0)}, 4,
+              {8, 4, 1});
+  const auto words = stage.actions();
+  for (const auto* word : {"tell b1 gen1 draining", "spawn b9", "link w7 b9"}) EXPECT_TRUE(has(words, word)) << word;
+  Stage bridge(Plan{}, {orphan(1, ipc::Role::broker, 1, 0, false)}, 4, {8, 4, 1});
+  EXPECT_EQ(bridge.actions(), Words{"load 5"});  // there are no slots to have
 }
 
 TEST(Adoption, NewProcessesHaveWorkerIdsOfTheirOwn) {
-  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0)}, 4,
-              {65'536 + 5, 4, 1});
-  stage.actions();
+  Stage stage(Stage::two_workers(),
+              {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0), orphan(8, ipc::Role::worker, 4, 1)},
+              4, {65'536 + 6, 4, 1});
   stage.machine.refused(5, 23, "a comma is missing", stage.now);
-  stage.dies("w7");
-  EXPECT_TRUE(has(stage.actions(), "spawn w65542"));
-  stage.dies("w65542");
-  EXPECT_TRUE(has(stage.actions(), "spawn w65543"));  // 7 is free by now
-
-  Stage both(Stage::two_workers(),
-             {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0), orphan(8, ipc::Role::worker, 4, 1)},
-             4, {65'536 + 6, 4, 1});
-  both.actions();
-  both.machine.refused(5, 23, "a comma is missing", both.now);
-  both.dies("w8");
-  EXPECT_TRUE(has(both.actions(), "spawn w65544"));  // 65543 would be 7 in the ids of offers
+  stage.actions();
+  stage.dies("w8");
+  EXPECT_TRUE(has(stage.actions(), "spawn w65544"));  // 65543 would be 7 in the ids of offers
 }
 
 TEST(Adoption, TheOtherGenerationsLeave) {
