@@ -31,29 +31,38 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
     last_key_ = std::max(last_key_, orphan.key.value);
     if (orphan.role == ipc::Role::worker) {
       last_gen_ = std::max(last_gen_, orphan.gen);
-      generations_.try_emplace(orphan.gen, Generation{GenerationState::draining, 0, false});
+      auto& generation = generations_.try_emplace(orphan.gen, Generation{GenerationState::draining}).first->second;
+      generation.workers = std::max(generation.workers, orphan.index + 1);  // TTIN may have made them more
     } else if (orphan.role == ipc::Role::broker) {
       broker_gen_ = std::max(broker_gen_, orphan.gen);
     }
     children_.emplace(one.key, one);
     note(log::Level::info, "process adopted", {{"name", one.name()}, {"pid", std::to_string(one.pid)}});
   }
+  const auto serves = [&](const Child& one) {
+    return std::ranges::any_of(orphans, [&](const Orphan& o) { return o.key == one.key && o.serves; });
+  };
   // Those of other generations were on their way out, or are now: only the one that decided may serve again.
   for (auto& [key, one] : children_) {
     if (one.role != ipc::Role::worker || one.gen == current) continue;
-    const bool serves = std::ranges::any_of(orphans, [&](const Orphan& o) { return o.key == key && o.serves; });
-    if (serves) {
+    if (serves(one)) {
       drain(one, plan_.hard_stop_workers, plan_.drain_spread, now);
     } else {
       one.state = ChildState::draining;
       one.terminate = now + plan_.hard_stop_workers + plan_.stop_grace;
     }
   }
+  // It may have died while its workers paused; who has not told them to go on is not there any more.
+  each_worker(current, [&](const Child& one) {
+    if (serves(one)) emit(action::Start{one.key, one.gen});
+  });
   const auto all = brokers();
+  // Without the slots the newest one, too, was told to leave: in a stop, or for one that has not come.
+  const bool usable = !all.empty() && (serves(children_.at(all.back())) || plan_.workers == 0);
   for (const ChildKey key : all) {
-    if (key != all.back()) replace_by(children_.at(key), now);
+    if (key != all.back() || !usable) replace_by(children_.at(key), now);
   }
-  if (all.empty()) spawn_broker(now);
+  if (!usable) spawn_broker(now);
   reload(now);
 }
 

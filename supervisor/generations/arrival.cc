@@ -17,6 +17,7 @@ using namespace std::chrono_literals;
 constexpr auto kAnswerTime = 30s;
 constexpr auto kRetire = 1s;  // a SYN-ACK timeout (3.5)
 constexpr auto kAskLive = 100ms;
+constexpr auto kEndWithLink = 5s;       // a process that ends closes its links first
 constexpr std::uint64_t kRoom = 16;     // numbers the old one may still use up: brokers that crash meanwhile
 constexpr auto kStartPatience = 10min;  // the old one may be at the end of a reload; its own deadlines are shorter
 
@@ -25,6 +26,7 @@ constexpr auto kStartPatience = 10min;  // the old one may be at the end of a re
 void Machine::begin_after(const Predecessor& predecessor, TimePoint now) {
   next_ping_ = now + 1s;
   arrival_.emplace();
+  in_charge_ = false;
   arrival_->removes = predecessor.removes;
   apart_ = predecessor.apart;
   current_gen_ = last_gen_ = predecessor.gen + kRoom + 1;
@@ -81,13 +83,7 @@ void Machine::advance_arrival(TimePoint now) {
       [[fallthrough]];
     case Arrival::Step::moving:
       if (apart_ && !portals_to_move_.empty() && now < *arrival_->deadline) return;
-      if (apart_) {
-        each_worker(current_gen_, [&](Child& one) {
-          emit(action::Grant{one.key, current_gen_, one.index, generations_[current_gen_].workers,
-                             action::Grants::others});
-          emit(action::Start{one.key, one.gen});
-        });
-      }
+      if (apart_) grant_others();
       arrival_->step = Arrival::Step::probation;
       arrival_->deadline = now + plan_.probation;
       emit(action::Start{arrival_->predecessor, current_gen_});
@@ -96,6 +92,14 @@ void Machine::advance_arrival(TimePoint now) {
     case Arrival::Step::waiting:
     case Arrival::Step::probation: return;
   }
+}
+
+/// Apart, workers begin with the slots through which bridges come.
+void Machine::grant_others() {
+  each_worker(current_gen_, [&](Child& one) {
+    emit(action::Grant{one.key, current_gen_, one.index, generations_[current_gen_].workers, action::Grants::others});
+    emit(action::Start{one.key, one.gen});
+  });
 }
 
 void Machine::predecessor_start(TimePoint now) {
@@ -132,9 +136,11 @@ void Machine::predecessor_broker(std::uint64_t gen, ipc::BrokerPhase state, Time
 
 void Machine::take_over(TimePoint now) {
   const Arrival was = *std::exchange(arrival_, std::nullopt);
+  in_charge_ = true;
   phase_ = Phase::running;
   note(log::Level::info, "this supervisor is in charge", {{"generation", std::to_string(current_gen_)}});
   emit(action::TakeOver{});
+  if (apart_ && was.step < Arrival::Step::probation) grant_others();  // nobody else serves them any more
   for (auto& [key, one] : children_) {
     if (one.supervises()) continue;
     emit(action::Commit{key, one.gen});
@@ -157,11 +163,21 @@ void Machine::take_over(TimePoint now) {
   next_operation(now);
 }
 
-/// It is dead, or cannot be talked with. Before COMMIT that makes us the only one: its children have no supervisor.
+/// Either it has ended, which its pidfd will tell, or it has found fault with us and serves on: then there must not be
+/// two in charge.
+void Machine::predecessor_hung_up(TimePoint now) {
+  if (!arrival_ || arrival_->step < Arrival::Step::starting) return predecessor_gone(now);
+  arrival_->hung_up = now + kEndWithLink;
+}
+
+/// It is dead. Before COMMIT that makes us the only one: its children have no supervisor.
 void Machine::predecessor_gone(TimePoint now) {
   const ChildKey key = *std::exchange(predecessor_, std::nullopt);
   predecessor_brokers_.clear();
-  if (!arrival_) return;
+  if (!arrival_) {
+    if (reload_) reload_->asked.erase(key);
+    return advance_reload(now);
+  }
   if (arrival_->step < Arrival::Step::starting) {
     children_.erase(key);
     return fail("the supervisor that started this one has ended");
@@ -194,7 +210,12 @@ void Machine::leave_predecessor() {
 }
 
 void Machine::on_arrival_tick(TimePoint now) {
-  if (!arrival_ || !arrival_->deadline || now < *arrival_->deadline || phase_ != Phase::starting) return;
+  if (!arrival_ || phase_ != Phase::starting) return;
+  if (arrival_->hung_up) {
+    if (now >= *arrival_->hung_up) arrival_failed("the running supervisor has closed the link", now);
+    return;
+  }
+  if (!arrival_->deadline || now < *arrival_->deadline) return;
   switch (arrival_->step) {
     case Arrival::Step::preparing: return arrival_failed("the running brokers did not answer in time", now);
     case Arrival::Step::readying: return;

@@ -97,6 +97,9 @@ void Machine::link_faulted(ChildKey key, std::uint32_t broker_gen, TimePoint now
     emit(action::Connect{key, broker, one.gen});
     if (one.state == ChildState::active) emit(action::TellBrokerState{key, one.gen, ipc::BrokerPhase::active});
   }
+  for (const auto gen : predecessor_brokers_) {
+    if (!apart_ && static_cast<std::uint32_t>(gen) == broker_gen) emit(action::Connect{key, *predecessor_, gen});
+  }
   if (++worker->link_faults <= kMaxLinkFaults || worker->state != ChildState::active) return;
   drain(*worker, plan_.hard_stop_workers, plan_.drain_spread, now);
   const Child leaves = *worker;

@@ -85,8 +85,9 @@ void Machine::begin(TimePoint now) {
 }
 
 ChildKey Machine::next_key() {
+  const auto taken = [&](const auto& c) { return ((c.first.value ^ last_key_) & 0xFFFF) == 0; };
   do ++last_key_;
-  while ((last_key_ & 0xFFFF) == 0 || children_.contains(ChildKey{last_key_}));
+  while ((last_key_ & 0xFFFF) == 0 || std::ranges::any_of(children_, taken));
   return ChildKey{last_key_};
 }
 
@@ -122,6 +123,7 @@ void Machine::spawn_failed(ChildKey key, std::string_view why, TimePoint now) {
   if (one == nullptr) return;
   const Child gone = *one;
   children_.erase(key);
+  if (arrival_) return arrival_failed("cannot start " + gone.name() + ": " + std::string(why), now);
   if (phase_ == Phase::starting) {
     fail("cannot start " + gone.name() + ": " + std::string(why));
     return;
@@ -257,16 +259,20 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
   leave_if_empty();
 }
 
+/// One that stays.
+bool Machine::has_worker(std::uint64_t gen, std::uint32_t index) const {
+  return std::ranges::any_of(children_, [&](const auto& c) {
+    const Child& one = c.second;
+    return one.role == ipc::Role::worker && one.gen == gen && one.index == index && one.state != ChildState::draining;
+  });
+}
+
 void Machine::replace(const Child& gone, TimePoint now) {
   if (phase_ != Phase::running) return;
   const bool worker = gone.role == ipc::Role::worker;
   // A paused generation is made whole again if it has to serve once more.
   if (worker && state_of(gone.gen) != GenerationState::active) return;
-  const auto in_its_place = [&](const auto& c) {
-    return c.second.role == ipc::Role::worker && c.second.gen == gone.gen && c.second.index == gone.index &&
-           c.first != gone.key;
-  };
-  if (worker && std::ranges::any_of(children_, in_its_place)) return;
+  if (worker && has_worker(gone.gen, gone.index)) return;  // it was replaced when it was told to leave
   auto& policy = worker ? worker_exits_ : broker_exits_;
   const TimePoint due = policy.exited(now);
   if (due > now) {
@@ -288,7 +294,7 @@ void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
     const std::string reason = why.empty() ? "closed the link" : "broke the protocol: " + std::string(why);
     if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor " + reason, now);
     if (phase_ == Phase::retired && one->role == ipc::Role::successor) emit(action::AllMoved{});
-    if (predecessor_ == key) predecessor_gone(now);
+    if (predecessor_ == key) predecessor_hung_up(now);
     return;
   }
   if (why.empty()) {  // a child that ends closes its end first: its exit follows and says how
@@ -401,16 +407,17 @@ void Machine::stop_supervisor(Child& other, TimePoint now) {
 
 void Machine::stop_gracefully(TimePoint now) {
   note(log::Level::info, "stopping gracefully: connections may finish");
+  phase_ = Phase::retiring;                        // nothing else begins
+  upgrade_failed("the service is stopping", now);  // our workers serve what is in the queues
   respawns_.clear();
   cancel_operations();
   for (auto& [key, one] : children_) {
-    if (one.role == ipc::Role::successor) stop_supervisor(one, now);  // an upgrade is cancelled first
+    if (one.role == ipc::Role::successor) stop_supervisor(one, now);
   }
   if (plan_.workers == 0 || !listening_) {
     drain_workers(now);
     return;
   }
-  phase_ = Phase::retiring;
   emit(action::RetireSlots{});
   retired_ = now + kRetire;
 }
@@ -537,7 +544,7 @@ void Machine::tick(TimePoint now) {
   for (const auto& one : due) {
     if (one.role == ipc::Role::broker) {
       spawn_broker(now);
-    } else if (state_of(one.gen) == GenerationState::active) {
+    } else if (state_of(one.gen) == GenerationState::active && !has_worker(one.gen, one.index)) {
       spawn_worker(one.gen, one.index, now);
     }
   }
@@ -552,9 +559,9 @@ std::optional<TimePoint> Machine::next_tick() const {
   earlier(retired_);
   earlier(drain_broker_);
   earlier(next_live_);
-  if (upgrade_again_ && !busy()) earlier(settled_by_);
+  if (upgrade_again_ && phase_ == Phase::running && !busy()) earlier(settled_by_);
   if (upgrade_) earlier(upgrade_->deadline);
-  if (arrival_) earlier(arrival_->deadline);
+  if (arrival_) earlier(arrival_->hung_up ? arrival_->hung_up : arrival_->deadline);
   if (reload_) earlier(reload_->deadline);
   for (const auto& one : respawns_) earlier(one.due);
   for (const auto& [key, one] : children_) {

@@ -149,6 +149,7 @@ struct Arrival {
   ChildKey predecessor;
   Step step = Step::preparing;
   std::optional<TimePoint> deadline;
+  std::optional<TimePoint> hung_up;  // its link has ended: it is dead by then, or it has dismissed us
   bool removes = false;
 };
 
@@ -265,8 +266,8 @@ class Machine {
   const std::string& last_reload() const { return last_reload_; }
   /// The old supervisor, whose brokers our workers may still use. Null: none, or another protocol parts us.
   const Child* linked_predecessor() const { return predecessor_ && !apart_ ? find(*predecessor_) : nullptr; }
-  /// Until COMMIT another supervisor is in charge.
-  bool in_charge() const { return !arrival_; }
+  /// Until COMMIT another supervisor is in charge; of one that gave up before, it stays.
+  bool in_charge() const { return in_charge_; }
 
  private:
   /// `starting` until its workers are told to serve, then `active` (also in probation); `paused`: the one a reload is
@@ -338,6 +339,7 @@ class Machine {
   void reject(int exit, std::string why, TimePoint now);
   void roll_back(std::string why, TimePoint now);
   void resume(std::uint64_t gen, TimePoint now);
+  void complete(std::uint64_t gen, TimePoint now);
   void leave_generation(std::uint64_t gen, TimePoint now);
   void stop_generation(std::uint64_t gen, TimePoint now);
   void limit_generations(TimePoint now);
@@ -358,11 +360,14 @@ class Machine {
   void advance_arrival(TimePoint now);
   void spawn_arrivals(TimePoint now);
   void arrival_failed(const std::string& why, TimePoint now);
+  void grant_others();
   void take_over(TimePoint now);
   void predecessor_gone(TimePoint now);
+  void predecessor_hung_up(TimePoint now);
   void leave_predecessor();
   void on_arrival_tick(TimePoint now);
 
+  bool has_worker(std::uint64_t gen, std::uint32_t index) const;
   void replace(const Child& gone, TimePoint now);
   void fail(std::string text);
   void kill(Child& one, int signal);
@@ -392,6 +397,7 @@ class Machine {
   std::vector<std::string> portals_to_move_;     // which the newest broker has no tunnel for yet
   TimePoint settled_by_{};                       // then nobody waits any more at a broker where none will come
   bool apart_ = false;
+  bool in_charge_ = true;
   std::uint64_t next_ticket_ = 1;
   std::optional<std::uint64_t> again_;  // its ticket
   std::optional<std::uint64_t> upgrade_again_;

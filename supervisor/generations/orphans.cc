@@ -175,6 +175,7 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
   out.used = {registry->key, registry->gen, registry->broker};
   out.current = registry->current;
   std::shared_ptr<const Snapshot> of_broker;
+  std::uint64_t serving = 0;
   for (auto& one : all) {
     if (!one.answered) {
       give_up(one);
@@ -188,7 +189,7 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
     }
     const bool serves = !one.slots.empty();
     const bool worker = role_of(entry) == ipc::Role::worker;
-    if (worker && serves) out.current = std::max(out.current, entry.gen);  // died between START and COMMIT of a reload
+    if (worker && serves) serving = std::max(serving, entry.gen);
     if (worker && one.snapshot && !out.snapshots.contains(entry.gen)) {
       if (auto snapshot = read_snapshot(one.snapshot.get())) out.snapshots[entry.gen] = std::move(snapshot);
     }
@@ -200,6 +201,8 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
     out.processes.push_back({orphan, std::move(one.process), std::move(*one.channel), entry.socket});
   }
   if (out.processes.empty()) return std::nullopt;
+  // Not always what the registry says: it may have died between START and COMMIT of a reload, or as it rolled one back.
+  if (serving != 0) out.current = serving;
   if (!out.snapshots.contains(out.current) && of_broker) out.snapshots[out.current] = of_broker;
   std::ranges::sort(out.slots, {}, &Slot::id);
   return out;

@@ -310,6 +310,7 @@ void Machine::reject(int exit, std::string why, TimePoint now) {
   last_reload_ = first_line(why);
   note(log::Level::error, "reload refused, the configuration stays as it was", {{"reason", last_reload_}});
   emit(action::OperationDone{was.ticket, exit, std::move(why)});
+  complete(current_gen_, now);  // after adoption some may be missing that this reload would have replaced
   if (was.step > ReloadStep::loading) {
     if (was.step >= ReloadStep::retiring) emit(action::RestoreSlots{});
     resume(current_gen_, now);
@@ -348,16 +349,23 @@ void Machine::resume(std::uint64_t gen, TimePoint now) {
   auto& generation = generations_[gen];
   if (generation.state != GenerationState::paused) return;
   generation.state = GenerationState::active;
-  std::set<std::uint32_t> there;
   for (auto& [key, one] : children_) {
     if (one.role != ipc::Role::worker || one.gen != gen) continue;
-    there.insert(one.index);
     one.awaited = false;
     if (one.state == ChildState::paused) start(one, now);
   }
   std::erase_if(respawns_, [&](const Respawn& r) { return r.role == ipc::Role::worker && r.gen == gen; });
+  complete(gen, now);
+}
+
+/// Every index has its worker, or will have one.
+void Machine::complete(std::uint64_t gen, TimePoint now) {
+  const Generation& generation = generations_[gen];
+  if (generation.state != GenerationState::active) return;
   for (std::uint32_t i = 0; i < generation.workers; ++i) {
-    if (!there.contains(i)) spawn_worker(gen, i, now);
+    const bool due = std::ranges::any_of(
+        respawns_, [&](const Respawn& r) { return r.role == ipc::Role::worker && r.gen == gen && r.index == i; });
+    if (!due && !has_worker(gen, i)) spawn_worker(gen, i, now);
   }
 }
 

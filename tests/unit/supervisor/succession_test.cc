@@ -156,6 +156,8 @@ TEST(Broker, AWorkerWhoseLinkBrokeGetsAnotherAndIsReplacedInTheEnd) {
   stage.machine.link_faulted(stage.key("w2"), 1, stage.now);
   EXPECT_EQ(stage.actions(),
             (Words{"link w2 b1", "tell w2 gen1", "drain w2 3600000", "spawn w4", "link w4 b1", "tell w4 gen1"}));
+  stage.dies("w4");
+  EXPECT_TRUE(has(stage.actions(), "spawn w5"));  // who leaves takes nobody's place
   stage.dies("w2", {false, 0});
   EXPECT_EQ(stage.actions(), Words{});  // its place is taken
 }
@@ -289,6 +291,25 @@ TEST(Upgrade, IsCancelledByAStop) {
   EXPECT_EQ(graceful.machine.phase(), Phase::retiring);
 }
 
+TEST(Upgrade, AGracefulStopServesWhatWaitsInTheQueues) {
+  Stage stage = upgrading();
+  stage.ready("s4");
+  stage.started("s4");
+  stage.actions();  // our workers pause
+  stage.machine.signal(SIGQUIT, false, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"done 1 exit 1", "restore", "start w2", "start w3", "kill s4 15", "retire"}));
+  EXPECT_TRUE(has(stage.pass(1s), "drain w2 3600000"));
+}
+
+TEST(Upgrade, AskedForDuringStartUpWaitsForItsTime) {
+  Stage stage(Stage::two_workers());
+  stage.actions();
+  stage.machine.signal(SIGUSR2, false, stage.now);
+  EXPECT_GT(*stage.machine.next_tick(), stage.now);  // not at once, again and again
+  for (const auto* name : {"w2", "b1", "w3"}) stage.ready(name);
+  EXPECT_TRUE(has(stage.actions(), "upgrade s4 from 1"));
+}
+
 TEST(Upgrade, TellsOfABrokerThatTookTheOldOnesPlace) {
   Stage stage = upgrading();
   stage.machine.successor_update(stage.key("s4"), {18, UpdatePhase::prepare, 0}, stage.now);
@@ -373,8 +394,20 @@ TEST(Arrival, BeforeStartAFailureIsAnExit) {
   EXPECT_TRUE(has(words, "leave-predecessor"));
   EXPECT_TRUE(has(words, "kill w4 9"));
   EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_FALSE(stage.machine.in_charge());  // registry and service manager are the old one's
   for (const auto* name : {"w4", "b2"}) stage.dies(name);
   EXPECT_TRUE(has(stage.actions(), "exit 1"));
+}
+
+TEST(Arrival, AProcessThatCannotBeStartedLeavesTheOldOneAlone) {
+  Stage stage(Stage::two_workers(), old_one());
+  stage.actions();
+  stage.broken_spawn = true;
+  stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 0}, "", stage.now);
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_TRUE(has(words, "exit 1"));
 }
 
 TEST(Arrival, InProbationAFailureFinishesWhatIsCarried) {
@@ -386,6 +419,7 @@ TEST(Arrival, InProbationAFailureFinishesWhatIsCarried) {
   EXPECT_TRUE(has(words, "leave-predecessor"));
   EXPECT_TRUE(has(words, "drain w4 3600000"));
   EXPECT_TRUE(has(words, "close"));
+  EXPECT_FALSE(stage.machine.in_charge());  // as long as that may take
   stage.dies("w4", {false, 0});
   stage.actions();
   stage.dies("b2", {false, 0});
@@ -408,10 +442,12 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   stage.actions();
   stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});  // it may only have hung up
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
   const auto words = stage.actions();
-  ASSERT_FALSE(words.empty());
-  EXPECT_EQ(words[0], "adopt");  // before the registry is ours
+  EXPECT_TRUE(has(words, "adopt"));
   EXPECT_TRUE(has(words, "take-over"));
+  EXPECT_LT(std::ranges::find(words, "adopt"), std::ranges::find(words, "take-over"));  // before the registry is ours
   EXPECT_EQ(stage.machine.phase(), Phase::running);
   std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 5), orphan(3, ipc::Role::broker, 3)};
   stage.machine.take_in(orphans, stage.now);
@@ -427,6 +463,54 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   early.actions();
   early.machine.link_lost(early.key("old"), "", early.now);
   EXPECT_TRUE(has(early.actions(), "exit 1"));
+}
+
+TEST(Arrival, ApartItServesEverythingWhenTheOldOneDies) {
+  Predecessor old = old_one();
+  old.apart = true;
+  Stage stage = arrived(old);
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.machine.exited(ChildKey{1}, std::nullopt, stage.now);
+  const auto words = stage.actions();
+  for (const auto* word : {"take-over", "grant w3 others", "start w3", "grant w4 others"}) {
+    EXPECT_TRUE(has(words, word)) << word;
+  }
+}
+
+TEST(Arrival, AReloadDoesNotWaitForAnOldOneThatHasEnded) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.actions();
+  stage.machine.loaded(23, Stage::two_workers(), false, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"prepare b2 23", "prepare old 23"}));
+  stage.machine.updated(stage.key("b2"), {23, UpdatePhase::prepare, 0}, "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "spawn w5"));
+}
+
+TEST(Arrival, ALinkToABrokerOfTheOldOneIsReplacedToo) {
+  Stage stage = arrived();
+  stage.actions();
+  stage.machine.link_faulted(stage.key("w3"), 3, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"link w3 old"});  // it has no other before COMMIT
+}
+
+TEST(Arrival, GivesUpWhenTheOldOneHangsUpAndLives) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(8s);
+  stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.pass(4s), Words{});  // probation is over, but whose is the service?
+  const auto words = stage.pass(2s);
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_TRUE(has(words, "drain w3 3600000"));
+  EXPECT_FALSE(has(words, "take-over"));
 }
 
 TEST(Arrival, ApartItWaitsForTunnelsOfItsOwn) {
@@ -472,6 +556,7 @@ TEST(Arrival, AStopLeavesTheOldOneAlone) {
   EXPECT_TRUE(has(words, "leave-predecessor"));
   EXPECT_TRUE(has(words, "drain w3 5000"));
   EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_FALSE(stage.machine.in_charge());
 }
 
 TEST(Arrival, AStopInChargeStopsTheOldOneToo) {
@@ -493,7 +578,7 @@ TEST(Adoption, ReplacesTheWorkersByAnOrdinaryReload) {
   Stage stage(Stage::two_workers(),
               {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0), orphan(8, ipc::Role::worker, 4, 1)},
               4, {8, 4, 1});
-  EXPECT_EQ(stage.actions(), Words{"load 5"});
+  EXPECT_EQ(stage.actions(), (Words{"start w7", "start w8", "load 5"}));  // they may have been paused
   EXPECT_EQ(stage.machine.phase(), Phase::running);
   stage.machine.loaded(5, Stage::two_workers(), false, stage.now);
   EXPECT_EQ(stage.actions(), Words{"prepare b1 5"});
@@ -519,8 +604,38 @@ TEST(Adoption, OrphansServeOnWhenTheConfigurationIsRefused) {
   stage.actions();
   stage.machine.refused(5, 23, "a comma is missing", stage.now);
   EXPECT_EQ(stage.state("w7"), ChildState::active);
+  EXPECT_TRUE(has(stage.actions(), "spawn w9"));  // in the place of one that died meanwhile
   stage.dies("w7");
-  EXPECT_TRUE(has(stage.actions(), "spawn w9"));
+  EXPECT_TRUE(has(stage.actions(), "spawn w10"));
+}
+
+TEST(Adoption, WithoutWorkersNewOnesServeWhenTheConfigurationIsRefused) {
+  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1)}, 4, {8, 4, 1});
+  stage.actions();
+  stage.machine.refused(5, 1, "port 80 is in use", stage.now);
+  const auto words = stage.actions();
+  for (const auto* word : {"spawn w9", "link w9 b1", "spawn w10"}) EXPECT_TRUE(has(words, word)) << word;
+  stage.ready("w9");
+  EXPECT_TRUE(has(stage.actions(), "start w9"));
+}
+
+TEST(Adoption, ABrokerThatWasToldToLeaveIsReplaced) {
+  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1, 0, false), orphan(7, ipc::Role::worker, 4, 0)}, 4,
+              {8, 4, 1});
+  const auto words = stage.actions();
+  for (const auto* word : {"tell b1 gen1 draining", "spawn b9", "link w7 b9"}) EXPECT_TRUE(has(words, word)) << word;
+  Stage bridge(Plan{}, {orphan(1, ipc::Role::broker, 1, 0, false)}, 4, {8, 4, 1});
+  EXPECT_EQ(bridge.actions(), Words{"load 5"});  // there are no slots to have
+}
+
+TEST(Adoption, NewProcessesHaveWorkerIdsOfTheirOwn) {
+  Stage stage(Stage::two_workers(),
+              {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0), orphan(8, ipc::Role::worker, 4, 1)},
+              4, {65'536 + 6, 4, 1});
+  stage.machine.refused(5, 23, "a comma is missing", stage.now);
+  stage.actions();
+  stage.dies("w8");
+  EXPECT_TRUE(has(stage.actions(), "spawn w65544"));  // 65543 would be 7 in the ids of offers
 }
 
 TEST(Adoption, TheOtherGenerationsLeave) {
