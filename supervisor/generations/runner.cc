@@ -89,6 +89,7 @@ void Runner::step() {
     }
   }
   ended_.clear();
+  if (handed_over_) foreign_snapshots_.clear();  // the brokers have them, and none begins any more
   write_registry();
   tell_manager();
   if (const auto next = machine_.next_tick()) {
