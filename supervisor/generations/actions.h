@@ -61,11 +61,14 @@ struct TellBrokerState {
   std::uint64_t broker_gen = 0;
   ipc::BrokerPhase state{};
 };
-/// On every slot of this configuration's that does not listen yet, after giving `escrow` a copy of each of them. A
-/// failure comes back as listen_failed().
+/// On every slot of this configuration's that does not listen yet, after giving each of `escrow` a copy of all of them.
+/// A failure comes back as listen_failed().
 struct Listen {
   std::uint64_t config = 0;
-  std::optional<ChildKey> escrow;
+  std::vector<ChildKey> escrow;
+};
+struct Escrow {  // copies of every slot for a broker that gave them up
+  ChildKey broker;
 };
 struct RetireSlots {};  // let no new connection in, keep the queues
 struct CloseSlots {};   // the supervisor's copies
@@ -126,7 +129,7 @@ struct RestoreSlots {       // the opposite, for all
 /// Close every address which this configuration does not have, our copies and those of `escrow`.
 struct CloseRemoved {
   std::uint64_t config = 0;
-  std::optional<ChildKey> escrow;
+  std::vector<ChildKey> escrow;
 };
 struct Decide {  // this configuration is in force: log settings, status, what a respawned broker gets
   std::uint64_t config = 0;
@@ -178,12 +181,13 @@ struct Exit {
 
 }  // namespace action
 
-using Action = std::variant<
-    action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen, action::RetireSlots,
-    action::CloseSlots, action::RevokeSlots, action::Start, action::Commit, action::Pause, action::Drain, action::Ping,
-    action::Kill, action::Note, action::Load, action::UpdateBroker, action::RetireRemoved, action::RestoreSlots,
-    action::CloseRemoved, action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
-    action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver, action::AllMoved,
-    action::TellReady, action::TakeOver, action::AdoptOrphans, action::LeavePredecessor, action::Exit>;
+using Action = std::variant<action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen,
+                            action::Escrow, action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start,
+                            action::Commit, action::Pause, action::Drain, action::Ping, action::Kill, action::Note,
+                            action::Load, action::UpdateBroker, action::RetireRemoved, action::RestoreSlots,
+                            action::CloseRemoved, action::Decide, action::Forget, action::OperationDone,
+                            action::ReopenLogs, action::AskLive, action::SpawnSuccessor, action::EquipSuccessor,
+                            action::AnswerSuccessor, action::HandOver, action::AllMoved, action::TellReady,
+                            action::TakeOver, action::AdoptOrphans, action::LeavePredecessor, action::Exit>;
 
 }  // namespace ebb::supervisor

@@ -108,7 +108,7 @@ void Machine::predecessor_start(TimePoint now) {
   arrival_->deadline = now + kAnswerTime;
   listening_ = true;
   generations_[current_gen_].state = GenerationState::active;
-  emit(action::Listen{current_gen_, std::nullopt});
+  emit(action::Listen{current_gen_, {}});
   if (!arrival_) return;  // it failed
   for (const ChildKey key : brokers()) {
     if (apart_) start(children_.at(key), now);

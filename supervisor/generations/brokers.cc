@@ -158,6 +158,7 @@ void Machine::broker_ended(const Child& gone, TimePoint now) {
     note(log::Level::error, "the new broker ended, the one before it serves on", {{"name", back.name()}});
     back.state = ChildState::active;
     back.leave_by.reset();
+    emit(action::Escrow{back.key});
     emit(action::TellBrokerState{back.key, back.gen, ipc::BrokerPhase::active});
     for (const auto& [key, worker] : children_) {
       if (worker.role == ipc::Role::worker) {

@@ -182,7 +182,7 @@ void Machine::start_if_complete(TimePoint now) {
     if (one.state == ChildState::starting) return;
   }
   // READY all: from here on clients may come.
-  emit(action::Listen{current_gen_, std::nullopt});
+  emit(action::Listen{current_gen_, {}});
   listening_ = true;
   phase_ = Phase::running;
   for (const ChildKey key : brokers()) start(children_.at(key), now);

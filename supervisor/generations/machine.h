@@ -346,7 +346,7 @@ class Machine {
   void forget_if_empty(std::uint64_t gen);
   void cancel_operations();
   void on_reload_tick(TimePoint now);
-  std::optional<ChildKey> escrow() const;
+  std::vector<ChildKey> escrow() const;
   // upgrade.cc
   void begin_upgrade(std::uint64_t ticket, TimePoint now);
   void successor_ready(TimePoint now);

@@ -40,9 +40,11 @@ std::string_view Machine::operation() const {
   return "unknown";
 }
 
-std::optional<ChildKey> Machine::escrow() const {
-  const Child* carrier = broker();
-  return carrier == nullptr ? std::nullopt : std::optional(carrier->key);
+/// Brokers that keep copies of the slots: two, while the newest is not ready yet.
+std::vector<ChildKey> Machine::escrow() const {
+  auto all = brokers();
+  std::erase_if(all, [&](ChildKey key) { return find(key)->state == ChildState::draining; });
+  return all;
 }
 
 Machine::GenerationState Machine::state_of(std::uint64_t gen) const {

@@ -122,7 +122,7 @@ void Runner::perform(const action::RestoreSlots& action) { slots_.restore(action
 
 void Runner::perform(const action::CloseRemoved& action) {
   const auto closed = slots_.close_all_but(configurations_.at(action.config).snapshot->listeners);
-  if (action.escrow) revoke(*action.escrow, closed);
+  for (const ChildKey key : action.escrow) revoke(key, closed);
   registry_changed_ = true;
 }
 

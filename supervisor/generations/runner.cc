@@ -89,6 +89,7 @@ void Runner::step() {
     }
   }
   ended_.clear();
+  if (handed_over_) foreign_snapshots_.clear();  // the brokers have them, and none begins any more
   write_registry();
   tell_manager();
   if (const auto next = machine_.next_tick()) {
@@ -302,10 +303,16 @@ void Runner::perform(const action::Listen& action) {
               "an address has fewer slots than there are workers: some do not serve it", kv("slots", fewest),
               kv("workers", configuration.plan.workers));
   }
-  ChildLink* escrow = action.escrow ? link(*action.escrow) : nullptr;
-  if (escrow != nullptr) grant(*escrow, fresh, [](const Slot&) { return true; });
+  for (const ChildKey key : action.escrow) {
+    if (ChildLink* escrow = link(key)) grant(*escrow, fresh, [](const Slot&) { return true; });
+  }
   const auto listening = slots_.listen(listeners);
   if (!listening) machine_.listen_failed(listening.error().what, loop_.now());
+}
+
+void Runner::perform(const action::Escrow& action) {
+  ChildLink* broker = link(action.broker);
+  if (broker != nullptr) grant(*broker, all_listeners(decided_.snapshot->listeners), [](const Slot&) { return true; });
 }
 
 void Runner::perform(const action::RetireSlots&) { slots_.retire_all_but({}); }

@@ -96,6 +96,7 @@ class Runner {
   void perform(const action::Connect& action);
   void perform(const action::TellBrokerState& action);
   void perform(const action::Listen&);
+  void perform(const action::Escrow& action);
   void perform(const action::RetireSlots&);
   void perform(const action::CloseSlots&);
   void perform(const action::RevokeSlots& action);

@@ -71,6 +71,7 @@ struct Stage {
   void say(std::vector<std::string>& out, const action::AdoptOrphans&) { out.push_back("adopt"); }
   void say(std::vector<std::string>& out, const action::LeavePredecessor&) { out.push_back("leave-predecessor"); }
   void say(std::vector<std::string>& out, const action::Listen&) { out.push_back("listen"); }
+  void say(std::vector<std::string>& out, const action::Escrow& a) { out.push_back("escrow " + names[a.broker]); }
   void say(std::vector<std::string>& out, const action::RetireSlots&) { out.push_back("retire"); }
   void say(std::vector<std::string>& out, const action::CloseSlots&) { out.push_back("close"); }
   void say(std::vector<std::string>& out, const action::RevokeSlots& a) {

@@ -57,7 +57,7 @@ TEST(Broker, IsReplacedByOneThatIsReady) {
 TEST(Broker, IsTakenBackWhenItsSuccessorEnds) {
   Stage stage = replaced();
   stage.dies("b4");
-  EXPECT_EQ(stage.actions(), (Words{"tell b1 gen1", "tell w2 gen1", "tell w3 gen1"}));
+  EXPECT_EQ(stage.actions(), (Words{"escrow b1", "tell b1 gen1", "tell w2 gen1", "tell w3 gen1"}));
   EXPECT_EQ(stage.state("b1"), ChildState::active);
   stage.dies("b1");  // like any other
   EXPECT_EQ(stage.actions()[0], "spawn b5");
@@ -95,6 +95,24 @@ TEST(Broker, HasAHardStopWhenReplaced) {
   EXPECT_TRUE(has(stage.pass(11s), "drain b1 5000"));
   stage.dies("b4");  // a DRAIN is never taken back
   EXPECT_EQ(stage.actions()[0], "spawn b5");
+}
+
+TEST(Broker, TheOldOneKeepsTheSlotsUntilTheNewOneIsReady) {
+  Stage stage = Stage::running();
+  stage.machine.renew_broker("asked for", stage.now);
+  stage.actions();
+  stage.reload_to_readying();
+  stage.machine.updated(stage.key("b4"), {2, UpdatePhase::prepare, 0}, "", stage.now);
+  stage.actions();
+  for (const auto* name : {"w5", "w6"}) stage.ready(name);
+  unsigned seen = 0;
+  for (const auto& one : stage.machine.take()) {
+    const auto* listen = std::get_if<action::Listen>(&one);
+    if (listen == nullptr) continue;
+    ++seen;
+    EXPECT_EQ(listen->escrow, (std::vector{stage.key("b1"), stage.key("b4")}));
+  }
+  EXPECT_EQ(seen, 1u);
 }
 
 TEST(Broker, ReplacementsWaitWhenThereAreTooMany) {
