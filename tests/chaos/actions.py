@@ -6,9 +6,7 @@ import subprocess
 import time
 import unittest
 
-from ebbtest import procfs, wait
-
-from . import service
+from ebbtest import procfs, service, wait
 
 _NOT_BUILT = "not built yet"
 
@@ -90,7 +88,7 @@ def kill_supervisor(it: service.Service, with_workers: bool = False) -> None:
     """SIGKILL, as the OOM killer would."""
     victims = [it.main()] + (it.role("worker") if with_workers else [])
     for pid in victims:
-        service._signal(pid, signal.SIGKILL)
+        service.signal_if_there(pid, signal.SIGKILL)
     wait.until("they are dead", lambda: not any(procfs.alive(p) for p in victims), 5, step=0.002)
 
 
