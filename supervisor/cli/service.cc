@@ -163,6 +163,7 @@ int run_service(const Command& command, int argc, char** argv) {
                   cpus(),
                   open_files,
                   ::isatty(STDIN_FILENO) != 0,
+                  opened.verdict.chosen.contains("stdin:"),
                   &*directory,
                   std::move(origin),
                   std::move(predecessor),

@@ -83,6 +83,7 @@ void Runner::tell_moved(const std::string& query) {
 // ---- the old supervisor -----------------------------------------------------------------------
 
 void Runner::perform(const action::SpawnSuccessor& action) {
+  if (service_.typed) return machine_.spawn_failed(action.child, kTyped, loop_.now());
   auto ends = ipc::pair();
   if (!ends || service_.directory == nullptr) {
     return machine_.spawn_failed(action.child, ends ? "this service has no directory" : ends.error().what, loop_.now());
