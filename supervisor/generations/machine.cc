@@ -356,6 +356,8 @@ void Machine::signal(int number, bool on_terminal, TimePoint now) {
       stop_fast(now);  // nothing is served yet
     } else if (phase_ == Phase::running) {
       stop_gracefully(now);
+    } else if (phase_ == Phase::retired) {
+      drain_broker(now);  // there is no newer one any more to which tunnels could move
     }
   }
 }
@@ -435,6 +437,7 @@ void Machine::drain_workers(TimePoint now) {
 void Machine::drain_broker(TimePoint now) {
   drain_broker_.reset();
   for (const ChildKey key : brokers()) drain(children_.at(key), plan_.hard_stop_broker, plan_.drain_spread, now);
+  if (predecessor_) emit(action::Kill{*predecessor_, SIGQUIT});  // it does the same with its own
 }
 
 void Machine::drained(ChildKey key, const ipc::Drained& left) {

@@ -469,6 +469,26 @@ TEST(Arrival, AStopInChargeStopsTheOldOneToo) {
   EXPECT_TRUE(has(stage.actions(), "exit 0"));
 }
 
+TEST(Arrival, AStopThatLetsConnectionsFinishIsPassedOn) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGQUIT, false, stage.now);
+  EXPECT_FALSE(has(stage.actions(), "kill old 3"));  // our workers may still offer to its brokers
+  stage.pass(1s);
+  for (const auto* name : {"w3", "w4"}) stage.dies(name, {false, 0});
+  EXPECT_TRUE(has(stage.actions(), "kill old 3"));
+
+  Stage old = upgrading();
+  old.ready("s4");
+  old.started("s4");
+  old.machine.successor_committed(old.key("s4"), old.now);
+  old.actions();
+  old.machine.signal(SIGQUIT, false, old.now);
+  EXPECT_EQ(old.actions(), Words{"drain b1 86400000"});
+}
+
 // ---- adoption -----------------------------------------------------------------------------------
 
 Orphan orphan(std::uint32_t key, ipc::Role role, std::uint64_t gen, std::uint32_t index = 0, bool serves = true) {
