@@ -230,8 +230,14 @@ TEST(Upgrade, AnythingWrongBeforeCommitIsTakenBack) {
   wrong("hung up", [](Stage& s) { s.machine.link_lost(s.key("s4"), "", s.now); });
   wrong("nonsense", [](Stage& s) { s.machine.link_lost(s.key("s4"), "bad magic", s.now); });
   Stage exits = upgrading();
+  exits.machine.successor_complains(exits.key("s4"), "a comma is missing");
+  exits.machine.link_lost(exits.key("s4"), "", exits.now);
+  EXPECT_EQ(exits.actions(), Words{});  // its exit follows and says how
   exits.dies("s4", {false, 23});
-  EXPECT_EQ(exits.actions(), (Words{"done 1 exit 1", "restore"}));
+  EXPECT_EQ(exits.actions(), (Words{"done 1 exit 23", "restore"}));
+  Stage stays = upgrading();
+  stays.machine.link_lost(stays.key("s4"), "", stays.now);
+  EXPECT_TRUE(has(stays.pass(6s), "kill s4 9"));
   Stage missing = Stage::running();
   missing.broken_spawn = true;
   missing.machine.upgrade(missing.now);
