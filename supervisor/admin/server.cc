@@ -113,17 +113,25 @@ Server::Server(net::UvLoop& loop, std::string path, Fd socket, Handler handler)
       socket_(std::move(socket)),
       handler_(std::move(handler)),
       bury_([](void* self) { static_cast<Server*>(self)->bury(); }, this) {
+  struct stat made{};
+  if (::lstat(path_.c_str(), &made) == 0) inode_ = made.st_ino;
   watch_ = std::make_unique<Watch>(loop_, socket_.get(), [this] { accept_all(); });
 }
 
 Server::~Server() {
-  if (socket_) ::unlink(path_.c_str());
+  if (socket_) remove_path();
+}
+
+void Server::remove_path() const {
+  struct stat there{};
+  if (::lstat(path_.c_str(), &there) == 0 && there.st_ino == inode_) ::unlink(path_.c_str());
 }
 
 void Server::release() {
   accept_all();  // who has connected is answered
   watch_->stop();
   socket_.reset();
+  remove_path();
 }
 
 void Server::accept_all() {

@@ -1,6 +1,8 @@
 // The admin socket: who may ask, how long, how much. spec/processes.md 11.2.
 #pragma once
 
+#include <sys/types.h>
+
 #include <functional>
 #include <list>
 #include <memory>
@@ -27,19 +29,22 @@ class Server {
   static Result<std::unique_ptr<Server>> listen(net::UvLoop& loop, const std::string& path, Handler handler);
   ~Server();
 
-  /// Another supervisor answers at this path from now on: takes no more conversations, ends those under way.
+  /// Another supervisor answers from now on: takes no more conversations, ends those under way. The path is removed
+  /// unless it is the other one's already.
   void release();
 
  private:
   struct Conversation;
 
   Server(net::UvLoop& loop, std::string path, Fd socket, Handler handler);
+  void remove_path() const;
   void accept_all();
   void end(Conversation& one);
   void bury();
 
   net::UvLoop& loop_;
   std::string path_;
+  ino_t inode_ = 0;  // of what is ours at `path_`
   Fd socket_;
   Handler handler_;
   std::list<std::shared_ptr<Conversation>> conversations_;

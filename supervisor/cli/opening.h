@@ -13,6 +13,7 @@ namespace ebb::supervisor {
 struct Opened {
   std::optional<config::Config> config;  // absent: do not go on, everything is said; leave with `exit`
   int exit = 0;
+  std::string problem;  // what was said
   CheckVerdict verdict;
   LogFiles logs;
 };

@@ -24,12 +24,24 @@ namespace {
 constexpr int kSupervisorOom = -900;
 constexpr unsigned long kFewOpenFiles = 65536;
 
-/// To the terminal, and to a log file where there is one (standard output would say it twice).
-int refuse(const std::string& text, const config::Config* config = nullptr) {
-  std::fprintf(stderr, "ebbgate: %s\n", text.c_str());
-  if (config != nullptr && !config->log.error.empty()) log_event(log::Level::error, "supervisor", text);
-  return kExitStart;
-}
+/// Says why there will be no service: at the terminal, in the log file where there is one (standard output would say it
+/// twice), and to the supervisor that started us for an upgrade, who tells whoever asked for it.
+struct Refuser {
+  std::optional<MetPredecessor>& asker;
+  const config::Config* config = nullptr;
+
+  int operator()(const std::string& text) const {
+    std::fprintf(stderr, "ebbgate: %s\n", text.c_str());
+    if (config != nullptr && !config->log.error.empty()) log_event(log::Level::error, "supervisor", text);
+    answer(text);
+    return kExitStart;
+  }
+  void answer(std::string_view text) const {
+    while (text.ends_with('\n')) text.remove_suffix(1);
+    if (asker) asker->channel.send_long_text(ipc::Type::query, text.substr(0, kMaxAnswer));
+  }
+  static constexpr std::size_t kMaxAnswer = 64 * 1024;  // the socket's buffer takes it at once
+};
 
 std::uint32_t cpus() {
   cpu_set_t set;
@@ -75,7 +87,7 @@ struct Possessions {
 };
 std::expected<Possessions, int> gather_possessions(const config::Config& config, const Plan& plan,
                                                    unsigned long open_files, std::vector<Slot> inherited, Fd replay,
-                                                   const SlotBook::Ours& ours, bool complete) {
+                                                   const SlotBook::Ours& ours, bool complete, const Refuser& refuse) {
   Possessions own;
   take_slots(own.slots, std::move(inherited));
   const auto listeners = listeners_of(config);
@@ -83,10 +95,11 @@ std::expected<Possessions, int> gather_possessions(const config::Config& config,
   const auto problems =
       complete ? own.slots.add(listeners, slots_per_address(plan.workers, listeners.size(), open_files), ours)
                : std::vector<std::string>();
-  for (const auto& problem : problems) refuse(problem, &config);
-  if (!problems.empty()) return std::unexpected(kExitStart);
+  std::string all;
+  for (const auto& problem : problems) all += (all.empty() ? "" : "\n") + problem;
+  if (!problems.empty()) return std::unexpected(refuse(all));
   auto table = replay ? ipc::ReplayTable::attach(std::move(replay)) : ipc::ReplayTable::create();
-  if (!table) return std::unexpected(refuse(table.error().what, &config));
+  if (!table) return std::unexpected(refuse(table.error().what));
   own.replay = std::move(*table);
   return own;
 }
@@ -95,6 +108,8 @@ std::expected<Possessions, int> gather_possessions(const config::Config& config,
 
 int run_service(const Command& command, int argc, char** argv) {
   const unsigned long open_files = raise_open_files();
+  std::optional<MetPredecessor> predecessor;
+  Refuser refuse{predecessor};
   set_oom_score(kSupervisorOom);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // what a failed successor leaves behind comes back to us
   auto binary = Binary::self();
@@ -103,7 +118,6 @@ int run_service(const Command& command, int argc, char** argv) {
   if (!signals) return refuse(signals.error().what);
   Origin origin = origin_of(argc, argv);
   auto call = upgrade_call();
-  std::optional<MetPredecessor> predecessor;
   if (call) {
     auto met = meet_predecessor(std::move(call->link));
     if (!met) return refuse("upgrade: " + met.error().what);
@@ -111,8 +125,12 @@ int run_service(const Command& command, int argc, char** argv) {
   }
 
   Opened opened = open_configuration(*binary, command.invocation, signals->get());
-  if (!opened.config) return opened.exit;
+  if (!opened.config) {
+    refuse.answer(opened.problem);
+    return opened.exit;
+  }
   const config::Config& config = *opened.config;
+  refuse.config = &config;
   start_logs(config, opened.logs);
   log_event(log::Level::info, "supervisor", "configuration read", kv("files", opened.verdict.chosen));
   for (std::string_view left = opened.verdict.diagnostics; !left.empty() && !config.log.error.empty();) {
@@ -125,10 +143,14 @@ int run_service(const Command& command, int argc, char** argv) {
               kv("limit", open_files));
   }
 
-  auto directory = call ? inherit_runtime_dir(call->directory, std::move(call->lock))
-                        : claim_runtime_dir(runtime_path(config.settings.runtime_dir, opened.verdict.instance,
-                                                         process_runtime_places()));
-  if (!directory) return refuse(directory.error().what, &config);
+  const std::string place =
+      plain_path(runtime_path(config.settings.runtime_dir, opened.verdict.instance, process_runtime_places()));
+  auto directory = call ? inherit_runtime_dir(call->directory, std::move(call->lock)) : claim_runtime_dir(place);
+  if (!directory) return refuse(directory.error().what);
+  if (place != directory->path) {
+    log_event(log::Level::warning, "supervisor", "another runtimeDir takes effect at the next restart",
+              kv("until_then", directory->path));
+  }
   std::optional<Adoption> adoption;
   if (!predecessor) adoption = adopt_orphans(directory->path, directory->instance);
 
@@ -139,12 +161,13 @@ int run_service(const Command& command, int argc, char** argv) {
   const auto ours = [&](int pid) {  // an address that the old configuration has, too
     return predecessor && ::getpgid(pid) == ::getpgid(0);
   };
-  auto own = gather_possessions(config, plan, open_files, std::move(inherited), std::move(replay), ours, !adoption);
+  auto own =
+      gather_possessions(config, plan, open_files, std::move(inherited), std::move(replay), ours, !adoption, refuse);
   if (!own) return own.error();
   set_title(argc, argv, "ebbgate: supervisor " + opened.verdict.chosen, "ebbgate");
 
   auto snapshot = make_snapshot(opened.verdict.snapshot, config);
-  if (!snapshot) return refuse(snapshot.error().where + ": " + snapshot.error().what, &config);
+  if (!snapshot) return refuse(snapshot.error().where + ": " + snapshot.error().what);
   Configuration configuration{std::move(*snapshot), plan, std::make_shared<LogFiles>(std::move(opened.logs))};
   if (adoption && adoption->snapshots.contains(adoption->current)) {
     configuration.snapshot = adoption->snapshots.at(adoption->current);
@@ -163,6 +186,7 @@ int run_service(const Command& command, int argc, char** argv) {
                   cpus(),
                   open_files,
                   ::isatty(STDIN_FILENO) != 0,
+                  opened.verdict.chosen.contains("stdin:"),
                   &*directory,
                   std::move(origin),
                   std::move(predecessor),
@@ -170,6 +194,7 @@ int run_service(const Command& command, int argc, char** argv) {
                   {},
                   {}};
   const bool arrives = service.predecessor.has_value();
+  predecessor.reset();
   Runner* runner_to_ask = nullptr;
   const std::string socket = config.settings.admin_socket.value_or(directory->file("ctl.sock"));
   service.take_over = [&]() -> Result<> {
@@ -187,7 +212,7 @@ int run_service(const Command& command, int argc, char** argv) {
   runner_to_ask = &runner;
   if (!arrives) {
     const auto made = open_admin();
-    if (!made) return refuse("cannot make the " + made.error().where + " " + made.error().what, &config);
+    if (!made) return refuse("cannot make the " + made.error().where + " " + made.error().what);
   }
   const int status = runner.run();
   if (!runner.failure().empty()) std::fprintf(stderr, "ebbgate: %s\n", runner.failure().c_str());

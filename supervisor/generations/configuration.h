@@ -23,6 +23,9 @@
 
 namespace ebb::supervisor {
 
+/// Why there is no reload and no upgrade of such a service.
+inline constexpr std::string_view kTyped = "the configuration came from standard input, it cannot be read again";
+
 /// The canonical JSON, sealed for children, and what the supervisor itself reads in it.
 struct Snapshot {
   config::Config config;

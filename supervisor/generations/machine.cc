@@ -20,6 +20,7 @@ constexpr auto kKillSlack = 500ms;    // a child obeys its deadline itself befor
 constexpr auto kAfterSpawnFailure = 1s;
 constexpr auto kEndWithLink = 5s;      // from closing ctl to the exit that must follow
 constexpr auto kOtherSupervisor = 2s;  // beyond its own stopGrace: what its children need to be collected
+constexpr int kWrongConfiguration = 23;
 
 }  // namespace
 
@@ -231,7 +232,10 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
   const std::string how = status ? status->text() : "unknown status: not a child of ours";
   if (gone.supervises()) {
     note(log::Level::info, "supervisor ended", {{"pid", std::to_string(gone.pid)}, {"status", how}});
-    if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor ended with " + how, now);
+    if (upgrade_ && upgrade_->successor == key) {
+      const bool wrong = status && *status == ExitStatus{false, kWrongConfiguration};
+      upgrade_failed("the new supervisor ended with " + how, now, wrong ? kWrongConfiguration : 1);
+    }
     if (predecessor_ == key) predecessor_gone(now);
     return leave_if_empty();
   }
@@ -291,8 +295,13 @@ void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
   Child* one = child(key);
   if (one == nullptr || one->state == ChildState::killed) return;
   if (one->supervises()) {
+    const bool successor = upgrade_ && upgrade_->successor == key;
+    if (successor && why.empty() && upgrade_->step == Upgrade::Step::readying) {  // nothing of ours has paused yet
+      if (!one->kill) one->kill = now + kEndWithLink;
+      return;
+    }
     const std::string reason = why.empty() ? "closed the link" : "broke the protocol: " + std::string(why);
-    if (upgrade_ && upgrade_->successor == key) upgrade_failed("the new supervisor " + reason, now);
+    if (successor) upgrade_failed("the new supervisor " + reason, now);
     if (phase_ == Phase::retired && one->role == ipc::Role::successor) emit(action::AllMoved{});
     if (predecessor_ == key) predecessor_hung_up(now);
     return;
@@ -363,6 +372,8 @@ void Machine::signal(int number, bool on_terminal, TimePoint now) {
       stop_fast(now);  // nothing is served yet
     } else if (phase_ == Phase::running) {
       stop_gracefully(now);
+    } else if (phase_ == Phase::retired) {
+      drain_broker(now);  // there is no newer one any more to which tunnels could move
     }
   }
 }
@@ -443,6 +454,7 @@ void Machine::drain_workers(TimePoint now) {
 void Machine::drain_broker(TimePoint now) {
   drain_broker_.reset();
   for (const ChildKey key : brokers()) drain(children_.at(key), plan_.hard_stop_broker, plan_.drain_spread, now);
+  if (predecessor_) emit(action::Kill{*predecessor_, SIGQUIT});  // it does the same with its own
 }
 
 void Machine::drained(ChildKey key, const ipc::Drained& left) {

@@ -59,6 +59,9 @@ Plan plan_of(const config::Config& config, std::uint32_t cpus);
 enum class ChildState : std::uint8_t { starting, ready, probation, active, paused, draining, killed };
 std::string_view name_of(ChildState state);
 
+/// Diagnostics are many lines; a log line and a status have room for one.
+std::string first_line(const std::string& text);
+
 struct Child {
   ChildKey key;
   ipc::Role role{};
@@ -133,6 +136,7 @@ struct Upgrade {
   std::set<ChildKey> asked;    // brokers whose answer to that is due
   ipc::ConfigUpdate answer{};  // to it, so far
   std::string text;
+  std::string complaint;  // why it is about to end
 };
 
 /// The same seen from the new one, until it is in charge.
@@ -237,6 +241,8 @@ class Machine {
   void successor_greets(ChildKey successor, bool same_protocol);
   void successor_update(ChildKey successor, const ipc::ConfigUpdate& update, TimePoint now);
   void successor_committed(ChildKey successor, TimePoint now);
+  /// Why it is about to end, for who asked.
+  void successor_complains(ChildKey successor, std::string_view why);
   // ---- upgrade, the new one: what the predecessor says
   void predecessor_start(TimePoint now);
   /// One of its brokers came or went (`state` dead).
@@ -352,7 +358,7 @@ class Machine {
   void successor_ready(TimePoint now);
   void successor_started(TimePoint now);
   void answer_successor();
-  void upgrade_failed(std::string why, TimePoint now);
+  void upgrade_failed(std::string why, TimePoint now, int exit = 1);
   void hand_over(TimePoint now);
   void on_upgrade_tick(TimePoint now);
   void maintain(TimePoint now);

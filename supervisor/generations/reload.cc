@@ -15,13 +15,12 @@ constexpr auto kAnswerTime = 30s;  // the broker's RESULT, a worker's STARTED an
 constexpr auto kRetire = 1s;       // a SYN-ACK timeout (3.5)
 constexpr auto kKillSlack = 500ms;
 
-/// Diagnostics are many lines; a log line and a status have room for one.
+}  // namespace
+
 std::string first_line(const std::string& text) {
   const auto end = text.find('\n');
   return end == std::string::npos || end + 1 == text.size() ? text.substr(0, end) : text.substr(0, end) + " (and more)";
 }
-
-}  // namespace
 
 std::string_view Machine::operation() const {
   if (arrival_) return "arrival";

@@ -45,6 +45,7 @@ void Runner::perform(const action::Load& action) {
     bind_and_report(action.config, std::move(fresh));
     return;
   }
+  if (service_.typed) return machine_.refused(action.config, 1, kTyped, loop_.now());
   loading_ = action.config;
   loader_.start([this, gen = action.config](auto loaded) { on_loaded(gen, std::move(loaded)); });
 }

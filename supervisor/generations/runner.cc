@@ -56,7 +56,7 @@ Runner::Runner(net::UvLoop& loop, Service service)
       watchdog_(
           [](void* self) {
             auto& my = *static_cast<Runner*>(self);
-            my.service_.manager.tell("WATCHDOG=1");
+            if (my.manager_knows_ && my.machine_.in_charge()) my.service_.manager.tell("WATCHDOG=1");
             my.loop_.arm(my.watchdog_, *my.service_.manager.watchdog() / 2);
           },
           this),

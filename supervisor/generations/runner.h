@@ -41,6 +41,7 @@ struct Service {
   std::uint32_t cpus = 1;
   unsigned long open_files = 65536;
   bool on_terminal = false;         // INT means TERM
+  bool typed = false;               // (partly) configured from standard input, which cannot be read again
   RuntimeDir* directory = nullptr;  // null: no registry, no adoption, no upgrade
   Origin origin;
   std::optional<MetPredecessor> predecessor;  // we are the new supervisor of an upgrade

@@ -116,6 +116,10 @@ void Machine::successor_committed(ChildKey key, TimePoint now) {
   hand_over(now);
 }
 
+void Machine::successor_complains(ChildKey key, std::string_view why) {
+  if (upgrade_ && upgrade_->successor == key) upgrade_->complaint = why;
+}
+
 void Machine::hand_over(TimePoint now) {
   const Upgrade done = *std::exchange(upgrade_, std::nullopt);
   note(log::Level::info, "the new supervisor is in charge; this one leaves with its last process",
@@ -150,11 +154,12 @@ void Machine::hand_over(TimePoint now) {
   leave_if_empty();
 }
 
-void Machine::upgrade_failed(std::string why, TimePoint now) {
+void Machine::upgrade_failed(std::string why, TimePoint now, int exit) {
   if (!upgrade_) return;
   const Upgrade was = *std::exchange(upgrade_, std::nullopt);
-  note(log::Level::error, "upgrade failed, this supervisor and its processes serve on", {{"reason", why}});
-  finish(was.ticket, 1, "upgrade failed: " + why);
+  if (!was.complaint.empty()) why += ": " + was.complaint;
+  note(log::Level::error, "upgrade failed, this supervisor and its processes serve on", {{"reason", first_line(why)}});
+  finish(was.ticket, exit, "upgrade failed: " + why);
   if (Child* successor = child(was.successor)) successor->state = ChildState::draining;
   emit(action::RestoreSlots{true});
   if (was.apart && was.step != Upgrade::Step::readying) {

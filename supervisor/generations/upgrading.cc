@@ -83,6 +83,7 @@ void Runner::tell_moved(const std::string& query) {
 // ---- the old supervisor -----------------------------------------------------------------------
 
 void Runner::perform(const action::SpawnSuccessor& action) {
+  if (service_.typed) return machine_.spawn_failed(action.child, kTyped, loop_.now());
   foreign_snapshots_.clear();
   auto ends = ipc::pair();
   if (!ends || service_.directory == nullptr) {
@@ -181,8 +182,11 @@ void Runner::on_successor(ChildLink& successor, ipc::Message& message) {
     case ipc::Type::commit: return machine_.successor_committed(successor.key, now);
     case ipc::Type::query:
       if (successor.answer.size() + message.body.size() <= kMaxAnswer) successor.answer += as_text(message.body);
-      if (!message.more()) tell_moved(std::exchange(successor.answer, {}));
-      return;
+      if (message.more()) return;
+      if (machine_.phase() != Machine::Phase::retired) {
+        return machine_.successor_complains(successor.key, std::exchange(successor.answer, {}));
+      }
+      return tell_moved(std::exchange(successor.answer, {}));
     default: return;
   }
 }

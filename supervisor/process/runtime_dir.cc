@@ -103,10 +103,15 @@ std::string runtime_path(const std::string& configured, const std::string& id, c
   return base_of(places) + "/" + id;
 }
 
+std::string plain_path(const std::string& path) {
+  std::string plain = std::filesystem::path(path).lexically_normal().string();
+  while (plain.size() > 1 && plain.back() == '/') plain.pop_back();
+  return plain;
+}
+
 Result<RuntimeDir> claim_runtime_dir(const std::string& path) {
   RuntimeDir dir;
-  dir.path = std::filesystem::path(path).lexically_normal().string();
-  while (dir.path.size() > 1 && dir.path.back() == '/') dir.path.pop_back();
+  dir.path = plain_path(path);
   // Missing parents are made too. One of our own (ebbgate/, ebbgate-UID/) may lie in a folder where everybody can
   // write: there it has to be ours as well.
   for (std::size_t slash = dir.path.find('/', 1); slash != std::string::npos; slash = dir.path.find('/', slash + 1)) {

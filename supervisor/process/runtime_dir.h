@@ -32,6 +32,9 @@ RuntimePlaces process_runtime_places();
 /// root, else $XDG_RUNTIME_DIR/ebbgate/ID, else ebbgate-UID/ID in the temporary directory.
 std::string runtime_path(const std::string& configured, const std::string& id, const RuntimePlaces& places);
 
+/// Without "." and "..", repeated slashes and one at the end.
+std::string plain_path(const std::string& path);
+
 /// A directory that is ours: the lock is held as long as this lives.
 struct RuntimeDir {
   std::string path;

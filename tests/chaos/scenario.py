@@ -5,9 +5,9 @@ import math
 import os
 import time
 
-from ebbtest import case, configs, ports, procfs, programs, wait
+from ebbtest import case, configs, ports, procfs, programs, service, wait
 
-from . import generator, namespace, service
+from . import generator, namespace
 
 FULL = os.environ.get("EBB_CHAOS") == "full"
 ASAN = os.environ.get("EBB_PRESET") == "asan"

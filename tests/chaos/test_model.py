@@ -7,9 +7,9 @@ import signal
 import time
 import unittest
 
-from ebbtest import ports, procfs, wait
+from ebbtest import ports, procfs, service, wait
 
-from . import actions, scenario, service
+from . import actions, scenario
 
 
 class T30Model(scenario.Scenario):
@@ -50,7 +50,7 @@ class T30Model(scenario.Scenario):
 
     def kill_worker(self):
         worker = self.portal.role("worker")
-        if worker and service._signal(self.chance.choice(worker), signal.SIGKILL):
+        if worker and service.signal_if_there(self.chance.choice(worker), signal.SIGKILL):
             self.worker_kills += 1
 
     def freeze_broker(self):

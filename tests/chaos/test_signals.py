@@ -7,9 +7,9 @@ import signal
 import threading
 import time
 
-from ebbtest import procfs, wait
+from ebbtest import procfs, service, wait
 
-from . import actions, scenario, service
+from . import actions, scenario
 
 
 class T20Storm(scenario.Scenario):
@@ -37,7 +37,7 @@ class T20Storm(scenario.Scenario):
         it, chance, counts = self.load(2000, seconds=max(self.seconds, 8)), random.Random(20), {}
         while it.going_on(chance.uniform(0, 0.05)):
             which = chance.choice((signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
-            if service._signal(self.portal.main(), which):
+            if service.signal_if_there(self.portal.main(), which):
                 counts[which.name] = counts.get(which.name, 0) + 1
         self.note(str(counts))
         self.expect(it)

@@ -6,53 +6,11 @@ import signal
 import socket
 import subprocess
 
-from ebbtest import case, configs, ports, procfs, programs, visitors, wait
-
-
-class Operated(case.PairCase):
-    """A pair whose portal is operated on. Its configuration is `self.config`, written by write()."""
-
-    probation = "100ms"
-
-    def start_operated(self, env: dict | None = None, **settings) -> None:
-        extra = {"ebbgate": {"workers": 2, **settings, "timers": {
-            "probation": self.probation, "respawnBackoff": 0, "halfCloseHold": "1s"}}}
-        self.make_pair(portal_extra=extra)
-        self.portal._env.update(env or {})
-        self.config = json.loads(configs.portal(self.public, self.tunnel, self.web.port, extra))
-        self.start_portal()
-        self.bridge.start()
-        self.await_service(10)
-
-    def write(self) -> None:
-        with open(self.portal.config_path, "w", encoding="utf-8") as f:
-            json.dump(self.config, f)
-
-    def ctl(self, *words: str, status: int = 0) -> str:
-        done = subprocess.run([programs.ebbgate_binary(), "ctl", *words, "-c", self.portal.config_path], text=True,
-                              timeout=60, env=self.portal.environment(), capture_output=True, check=False)
-        self.assertEqual(done.returncode, status, done.stdout + done.stderr + self.portal.tail())
-        return done.stdout + done.stderr
-
-    def status(self) -> dict:
-        return json.loads(self.ctl("status", "--json"))["result"]
-
-    def states(self) -> dict:
-        return {p["name"]: p["state"] for p in self.status()["processes"]}
-
-    def reload(self) -> None:
-        self.write()
-        self.ctl("reload", "--wait")
-
-    def door(self, port: int, tag: str) -> dict:
-        return {**self.config["inbounds"][0], "tag": tag, "port": port}
-
-    def settled(self) -> None:
-        wait.until("probation is over", lambda: self.status()["reload"]["step"] == "idle", 10)
+from ebbtest import case, operated, ports, procfs, programs, visitors, wait
 
 
 @case.beyond_v2ray
-class Reload(Operated):
+class Reload(operated.Operated):
     def test_workers_are_replaced_and_streams_stay(self):
         self.start_operated()
         old, broker = set(self.portal.role("worker")), self.portal.role("broker")
@@ -148,7 +106,7 @@ class Reload(Operated):
 
 
 @case.beyond_v2ray
-class Probation(Operated):
+class Probation(operated.Operated):
     probation = "20s"
     exclusive = True
 
@@ -188,7 +146,7 @@ class Probation(Operated):
 
 
 @case.beyond_v2ray
-class Control(Operated):
+class Control(operated.Operated):
     def test_stop_answers_when_all_is_over(self):
         self.start_operated()
         self.ctl("stop", "--now")
@@ -220,14 +178,9 @@ class Control(Operated):
         wait.until("the broker writes there", lambda: "broker: configuration was changed" in
                    open(path, encoding="utf-8").read(), 5)
 
-    def test_what_is_not_built_is_named(self):
-        self.start_operated()
-        for word in ("upgrade", "drain", "kick"):
-            self.assertIn(f"ctl {word} is not built yet", self.ctl(word, status=2))
-
 
 @case.beyond_v2ray
-class ServiceManager(Operated):
+class ServiceManager(operated.Operated):
     def heard(self) -> list[str]:
         words = []
         while True:

@@ -256,8 +256,14 @@ TEST(Upgrade, AnythingWrongBeforeCommitIsTakenBack) {
   wrong("hung up", [](Stage& s) { s.machine.link_lost(s.key("s4"), "", s.now); });
   wrong("nonsense", [](Stage& s) { s.machine.link_lost(s.key("s4"), "bad magic", s.now); });
   Stage exits = upgrading();
+  exits.machine.successor_complains(exits.key("s4"), "a comma is missing");
+  exits.machine.link_lost(exits.key("s4"), "", exits.now);
+  EXPECT_EQ(exits.actions(), Words{});  // its exit follows and says how
   exits.dies("s4", {false, 23});
-  EXPECT_EQ(exits.actions(), (Words{"done 1 exit 1", "restore"}));
+  EXPECT_EQ(exits.actions(), (Words{"done 1 exit 23", "restore"}));
+  Stage stays = upgrading();
+  stays.machine.link_lost(stays.key("s4"), "", stays.now);
+  EXPECT_TRUE(has(stays.pass(6s), "kill s4 9"));
   Stage missing = Stage::running();
   missing.broken_spawn = true;
   missing.machine.upgrade(missing.now);
@@ -588,6 +594,26 @@ TEST(Arrival, AStopInChargeStopsTheOldOneToo) {
   EXPECT_FALSE(has(stage.actions(), "exit 0"));
   stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
   EXPECT_TRUE(has(stage.actions(), "exit 0"));
+}
+
+TEST(Arrival, AStopThatLetsConnectionsFinishIsPassedOn) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGQUIT, false, stage.now);
+  EXPECT_FALSE(has(stage.actions(), "kill old 3"));  // our workers may still offer to its brokers
+  stage.pass(1s);
+  for (const auto* name : {"w3", "w4"}) stage.dies(name, {false, 0});
+  EXPECT_TRUE(has(stage.actions(), "kill old 3"));
+
+  Stage old = upgrading();
+  old.ready("s4");
+  old.started("s4");
+  old.machine.successor_committed(old.key("s4"), old.now);
+  old.actions();
+  old.machine.signal(SIGQUIT, false, old.now);
+  EXPECT_EQ(old.actions(), Words{"drain b1 86400000"});
 }
 
 // ---- adoption -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from ebbtest import procfs, programs, wait
+from . import procfs, programs, wait
 
 
 class Service(programs.Program):
@@ -119,13 +119,15 @@ class Service(programs.Program):
         if self._process is None:
             return
         for pid in self.tree():
-            _signal(pid, signal.SIGKILL)
+            signal_if_there(pid, signal.SIGKILL)
         wait.until(f"{self.name} killed", lambda: not self.tree(), 5)
         self._process.wait(5)
 
     # ---- what an operator does ----
-    def ctl(self, *words: str, seconds: float = 90) -> subprocess.CompletedProcess:
-        command = [programs.ebbgate_binary(), "ctl", *words, "-c", self.config_path]
+    def ctl(self, *words: str, seconds: float = 90, socket: bool = False) -> subprocess.CompletedProcess:
+        """`socket`: by the socket's path, whatever the configuration says by now."""
+        where = ["--socket", os.path.join(self.environment()["RUNTIME_DIRECTORY"], "ctl.sock")]
+        command = [programs.ebbgate_binary(), "ctl", *words, *(where if socket else ["-c", self.config_path])]
         return subprocess.run(command, text=True, timeout=seconds, capture_output=True, check=False,
                               env=self.environment())
 
@@ -162,7 +164,7 @@ class Service(programs.Program):
         return found
 
 
-def _signal(pid: int, number: int) -> bool:
+def signal_if_there(pid: int, number: int) -> bool:
     try:
         os.kill(pid, number)
         return True
