@@ -152,7 +152,10 @@ int run_service(const Command& command, int argc, char** argv) {
               kv("until_then", directory->path));
   }
   std::optional<Adoption> adoption;
-  if (!predecessor) adoption = adopt_orphans(directory->path, directory->instance);
+  if (!predecessor) {
+    adoption = adopt_orphans(directory->path, directory->instance);
+    sweep_adoption_sockets(directory->path, adoption ? adoption->processes : std::vector<Adopted>());
+  }
 
   const Plan plan = plan_of(config, cpus());
   std::vector<Slot> inherited =

@@ -196,8 +196,9 @@ void Machine::start_if_complete(TimePoint now) {
 
 void Machine::start(Child& one, TimePoint now) {
   one.state = ChildState::active;
-  emit(action::Start{one.key, one.gen});
+  // In this order: one that serves outlives us. One that is only committed is told to serve by who adopts it.
   if (!arrival_) emit(action::Commit{one.key, one.gen});
+  emit(action::Start{one.key, one.gen});
   if (one.role == ipc::Role::broker) succeed(one, now);
 }
 
@@ -515,6 +516,10 @@ void Machine::tick(TimePoint now) {
     }
     if (one.kill && now >= *one.kill) {
       one.kill.reset();
+      if (one.role == ipc::Role::supervisor && one.state == ChildState::draining) {
+        one.state = ChildState::killed;  // it kills its children now; KILL would only orphan them
+        one.kill = now + kOtherSupervisor;
+      }
       kill(one, SIGKILL);
     }
   }

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "common/base/bytes.h"
 #include "common/base/log.h"
@@ -165,6 +166,17 @@ std::shared_ptr<const Snapshot> read_snapshot(int memfd) {
 
 }  // namespace
 
+void sweep_adoption_sockets(const std::string& directory, const std::vector<Adopted>& in_use) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kSocketPrefix)) continue;
+    if (std::ranges::none_of(in_use, [&](const Adopted& one) { return one.socket == name; })) {
+      ::unlink(entry.path().c_str());
+    }
+  }
+}
+
 std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
                                       std::chrono::milliseconds limit) {
   const auto registry = read_registry(directory + "/registry");
@@ -220,7 +232,7 @@ Result<Fd> make_adoption_socket(const std::string& path) {
   const int code = errno;
   ::umask(mask);
   if (bound != 0) return fail(code);
-  if (::listen(fd.get(), 4) != 0) return fail(errno);
+  if (::listen(fd.get(), 64) != 0) return fail(errno);
   return fd;
 }
 

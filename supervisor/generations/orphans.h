@@ -43,6 +43,12 @@ inline constexpr std::chrono::seconds kAdoptionLimit{5};  // as the watchdog: wh
 std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
                                       std::chrono::milliseconds limit = kAdoptionLimit);
 
+/// Names of adoption sockets begin with it.
+inline constexpr const char* kSocketPrefix = "child-";
+/// Removes what processes that were killed have left in the directory. Only while nobody else uses it: the lock is held
+/// and no child has been started.
+void sweep_adoption_sockets(const std::string& directory, const std::vector<Adopted>& in_use);
+
 /// A listening socket at which one child can be adopted, made before it is spawned. Errors: os, with the path.
 Result<Fd> make_adoption_socket(const std::string& path);
 

@@ -1,5 +1,6 @@
 // The runner's part of a reload: loading, binding, what the broker is told, log files, words to the service manager.
 #include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -180,7 +181,11 @@ Result<> Runner::reopen_logs() {
   }
   for (auto& [key, child] : links_) {
     const Child* one = machine_.find(key);
-    if (one == nullptr || child->ctl_ended) continue;
+    if (one != nullptr && one->role == ipc::Role::supervisor && machine_.in_charge()) {
+      // A retired one has processes that write into the same files.
+      ::syscall(SYS_pidfd_send_signal, child->process.pidfd.get(), SIGUSR1, nullptr, 0);
+    }
+    if (one == nullptr || one->supervises() || child->ctl_ended) continue;
     const auto own = configurations_.find(one->gen);
     const bool broker = one->role == ipc::Role::broker || own == configurations_.end();
     send_logs(*child, broker ? *decided_.logs : *own->second.logs);

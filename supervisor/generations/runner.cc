@@ -124,7 +124,8 @@ void Runner::perform(const action::Spawn& action) {
   std::string socket;
   Fd adoption;
   if (service_.directory != nullptr) {
-    socket = "child-" + std::to_string(::getpid()) + "-" + std::to_string(action.child.value) + ".sock";
+    socket =
+        std::string(kSocketPrefix) + std::to_string(::getpid()) + "-" + std::to_string(action.child.value) + ".sock";
     auto made = make_adoption_socket(service_.directory->file(socket));
     if (made) {
       adoption = std::move(*made);

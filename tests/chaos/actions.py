@@ -65,12 +65,13 @@ def need_signal(it: service.Service, number: int) -> None:
     wait.holds("it is obeyed", lambda: f"{name} ignored" not in it.log()[before:], 0.5)
 
 
-def kill_supervisor(it: service.Service, with_workers: bool = False) -> None:
-    """SIGKILL, as the OOM killer would."""
+def kill_supervisor(it: service.Service, with_workers: bool = False) -> int:
+    """SIGKILL, as the OOM killer would. How many processes were killed."""
     victims = [it.main()] + (it.role("worker") if with_workers else [])
     for pid in victims:
         service.signal_if_there(pid, signal.SIGKILL)
     wait.until("they are dead", lambda: not any(procfs.alive(p) for p in victims), 5, step=0.002)
+    return len(victims)
 
 
 def restart_supervisor(it: service.Service, delay: float = 0.3) -> None:

@@ -62,7 +62,7 @@ class T30Model(scenario.Scenario):
     def kill_supervisor(self):
         it = self.both()
         with_workers = it is self.portal and self.chance.random() < 0.3
-        actions.kill_supervisor(it, with_workers)
+        self.worker_kills += actions.kill_supervisor(it, with_workers) - 1
         actions.restart_supervisor(it, self.chance.uniform(0, 0.5))
 
     def reopen_logs(self):
