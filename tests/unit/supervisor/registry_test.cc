@@ -1,0 +1,77 @@
+#include "supervisor/process/registry.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace ebb::supervisor {
+namespace {
+
+class RegistryTest : public ::testing::Test {
+ protected:
+  RegistryTest() {
+    char name[] = "/tmp/ebb-registry-XXXXXX";
+    root_ = ::mkdtemp(name);
+    path_ = root_ + "/registry";
+  }
+  ~RegistryTest() override { std::filesystem::remove_all(root_); }
+  std::optional<Registry> reading(const std::string& text) {
+    std::ofstream(path_) << text;
+    return read_registry(path_);
+  }
+  std::string root_, path_;
+};
+
+TEST_F(RegistryTest, IsReadAsItWasWritten) {
+  const Registry written{
+      9, 4, 2, 3, {{7, "worker", 3, 1, 4711, 123456789, "child-1-7.sock"}, {8, "broker", 2, 0, 1, 2, "b"}}};
+  ASSERT_TRUE(write_registry(path_, written));
+  const auto read = read_registry(path_);
+  ASSERT_TRUE(read);
+  EXPECT_EQ(std::tie(read->key, read->gen, read->broker, read->current),
+            std::tie(written.key, written.gen, written.broker, written.current));
+  ASSERT_EQ(read->entries.size(), 2u);
+  const auto& one = read->entries[0];
+  EXPECT_EQ(one.key, 7u);
+  EXPECT_EQ(one.role, "worker");
+  EXPECT_EQ(one.gen, 3u);
+  EXPECT_EQ(one.index, 1u);
+  EXPECT_EQ(one.pid, 4711);
+  EXPECT_EQ(one.started, 123456789u);
+  EXPECT_EQ(one.socket, "child-1-7.sock");
+  struct stat info{};
+  ASSERT_EQ(::stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".new"));
+}
+
+TEST_F(RegistryTest, WhatIsNotOneOfOursIsNone) {
+  EXPECT_FALSE(read_registry(path_));
+  EXPECT_FALSE(reading(""));
+  EXPECT_FALSE(reading("ebbgate-registry 2\nnumbers 1 1 1 1\n"));
+  EXPECT_FALSE(reading("ebbgate-registry 1\n"));
+  EXPECT_FALSE(reading("ebbgate-registry 1\nnumbers 1 one\n"));
+}
+
+TEST_F(RegistryTest, EntriesThatDoNotParseAreLeftOut) {
+  const auto read = reading(
+      "ebbgate-registry 1\nnumbers 1 1 1 1\n"
+      "child x\nchild 1 worker 1 0 10 20 ../elsewhere\nchild 1 worker 1 0 10\nchild 2 broker 1 0 10 20 good\n\n");
+  ASSERT_TRUE(read);
+  ASSERT_EQ(read->entries.size(), 1u);
+  EXPECT_EQ(read->entries[0].socket, "good");
+}
+
+TEST_F(RegistryTest, AProcessIsKnownByWhenItStarted) {
+  const auto mine = process_start(::getpid());
+  ASSERT_TRUE(mine);
+  EXPECT_GT(*mine, 0u);
+  EXPECT_EQ(process_start(::getpid()), mine);
+  EXPECT_FALSE(process_start(-1));
+}
+
+}  // namespace
+}  // namespace ebb::supervisor
