@@ -166,7 +166,7 @@ std::shared_ptr<const Snapshot> read_snapshot(int memfd) {
 
 }  // namespace
 
-void sweep_adoption_sockets(const std::string& directory, const std::vector<Adopted>& in_use) {
+void sweep_adoption_sockets(const std::string& directory, std::span<const Adopted> in_use) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();

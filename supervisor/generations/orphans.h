@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -47,7 +48,7 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
 inline constexpr const char* kSocketPrefix = "child-";
 /// Removes what processes that were killed have left in the directory. Only while nobody else uses it: the lock is held
 /// and no child has been started.
-void sweep_adoption_sockets(const std::string& directory, const std::vector<Adopted>& in_use);
+void sweep_adoption_sockets(const std::string& directory, std::span<const Adopted> in_use);
 
 /// A listening socket at which one child can be adopted, made before it is spawned. Errors: os, with the path.
 Result<Fd> make_adoption_socket(const std::string& path);
