@@ -11,8 +11,6 @@ namespace {
 using ipc::UpdatePhase;
 using std::chrono::milliseconds;
 
-bool has(const Words& words, const std::string& word) { return std::ranges::find(words, word) != words.end(); }
-
 /// Two workers w2, w3 replaced by w4, w5, up to the answer.
 Stage in_probation(Plan plan = Stage::two_workers()) {
   Stage stage = Stage::running(plan);

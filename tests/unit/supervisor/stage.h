@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -195,5 +196,16 @@ struct Stage {
   bool broken_spawn = false;
 };
 using Words = std::vector<std::string>;
+
+inline bool has(const Words& words, const std::string& word) { return std::ranges::find(words, word) != words.end(); }
+inline Plan with_portal() {
+  Plan plan = Stage::two_workers();
+  plan.portals = {"portal private"};
+  return plan;
+}
+inline Orphan orphan(std::uint32_t key, ipc::Role role, std::uint64_t gen, std::uint32_t index = 0,
+                     bool serves = true) {
+  return {ChildKey{key}, role, gen, index, static_cast<pid_t>(1000 + key), 1, serves};
+}
 
 }  // namespace ebb::supervisor

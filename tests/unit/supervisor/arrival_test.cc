@@ -1,0 +1,265 @@
+// A binary upgrade in the machine of the new supervisor, until it is in charge.
+#include <signal.h>
+
+#include <algorithm>
+
+#include "tests/unit/supervisor/stage.h"
+
+namespace ebb::supervisor {
+namespace {
+
+using ipc::UpdatePhase;
+using Phase = Machine::Phase;
+
+Predecessor old_one() {
+  Predecessor old;
+  old.pid = 77;
+  old.gen = 5;
+  old.brokers = {3};
+  return old;
+}
+
+/// Its children b2, w3, w4 are READY and START was said.
+Stage arrived(const Predecessor& old = old_one()) {
+  Stage stage(with_portal(), old);
+  stage.actions();
+  if (!old.apart) stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 0}, "", stage.now);
+  stage.actions();
+  for (const auto* name : {"b2", "w3", "w4"}) stage.ready(name);
+  stage.actions();
+  stage.machine.predecessor_start(stage.now);
+  return stage;
+}
+
+TEST(Arrival, TakesOverStepByStep) {
+  Stage stage(Stage::two_workers(), old_one());
+  EXPECT_EQ(stage.actions(), Words{"prepare old 22"});
+  stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 1}, "loops", stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"spawn b2", "spawn w3", "link w3 old", "spawn w4", "link w4 old"}));
+  EXPECT_EQ(stage.machine.find(stage.key("b2"))->name(), "broker b22");
+  for (const auto* name : {"b2", "w3"}) stage.ready(name);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.ready("w4");
+  EXPECT_EQ(stage.actions(), Words{"tell-ready"});
+  stage.machine.predecessor_start(stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"listen", "start w3", "start w4"}));
+  stage.started("w3");
+  stage.started("w4");
+  EXPECT_EQ(stage.actions(), Words{"start old"});  // STARTED: now it may pause its own
+  EXPECT_FALSE(stage.machine.in_charge());
+  EXPECT_EQ(stage.committed, Words{});
+  const auto words = stage.pass(10s);
+  EXPECT_EQ(words, (Words{"take-over", "link w3 b2", "link w4 b2", "start b2", "tell w3 gen22", "tell w4 gen22",
+                          "commit old 22", "close-removed 22"}));
+  EXPECT_TRUE(stage.machine.in_charge());
+  EXPECT_EQ(stage.committed.back(), "old");  // only when everything of ours is in its place
+  EXPECT_EQ(stage.state("w3"), ChildState::active);
+  stage.dies("w3");  // its successor needs the old broker, too
+  EXPECT_EQ(stage.actions(), (Words{"spawn w5", "link w5 old", "link w5 b2", "tell w5 gen22"}));
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  stage.dies("w4");
+  EXPECT_EQ(stage.actions(), (Words{"spawn w6", "link w6 b2", "tell w6 gen22"}));
+}
+
+TEST(Arrival, BeforeStartAFailureIsAnExit) {
+  Stage stage(Stage::two_workers(), old_one());
+  stage.actions();
+  stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 0}, "", stage.now);
+  stage.actions();
+  stage.dies("w3", {false, 1});
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_TRUE(has(words, "kill w4 9"));
+  EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_FALSE(stage.machine.in_charge());  // registry and service manager are the old one's
+  for (const auto* name : {"w4", "b2"}) stage.dies(name);
+  EXPECT_TRUE(has(stage.actions(), "exit 1"));
+}
+
+TEST(Arrival, AProcessThatCannotBeStartedLeavesTheOldOneAlone) {
+  Stage stage(Stage::two_workers(), old_one());
+  stage.actions();
+  stage.broken_spawn = true;
+  stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 0}, "", stage.now);
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_TRUE(has(words, "exit 1"));
+}
+
+TEST(Arrival, InProbationAFailureFinishesWhatIsCarried) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.dies("w3");
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_TRUE(has(words, "drain w4 3600000"));
+  EXPECT_TRUE(has(words, "close"));
+  EXPECT_FALSE(stage.machine.in_charge());  // as long as that may take
+  stage.dies("w4", {false, 0});
+  stage.actions();
+  stage.dies("b2", {false, 0});
+  EXPECT_TRUE(has(stage.actions(), "exit 1"));
+}
+
+TEST(Arrival, RetiresWhatTheConfigurationDoesNotHaveAnyMore) {
+  Predecessor old = old_one();
+  old.removes = true;
+  Stage stage = arrived(old);
+  stage.actions();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  EXPECT_EQ(stage.actions(), Words{"retire-removed 22"});
+  EXPECT_EQ(stage.pass(900ms), Words{});
+  EXPECT_EQ(stage.pass(200ms), Words{"start old"});
+}
+
+TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});  // it may only have hung up
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "adopt"));
+  EXPECT_TRUE(has(words, "take-over"));
+  EXPECT_LT(std::ranges::find(words, "adopt"), std::ranges::find(words, "take-over"));  // before the registry is ours
+  EXPECT_EQ(stage.machine.phase(), Phase::running);
+  std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 5), orphan(3, ipc::Role::broker, 3)};
+  stage.machine.take_in(orphans, stage.now);
+  for (const auto& one : orphans) {
+    EXPECT_GT(one.key.value, 4u);  // 2 and 3 are taken
+    stage.names[one.key] = one.role == ipc::Role::worker ? "orphan" : "orphaned-broker";
+  }
+  const auto then = stage.actions();
+  EXPECT_TRUE(has(then, "drain orphan 3600000"));
+  EXPECT_TRUE(has(then, "tell orphaned-broker gen3 draining"));
+
+  Stage early(Stage::two_workers(), old_one());
+  early.actions();
+  early.machine.link_lost(early.key("old"), "", early.now);
+  EXPECT_TRUE(has(early.actions(), "exit 1"));
+}
+
+TEST(Arrival, ApartItServesEverythingWhenTheOldOneDies) {
+  Predecessor old = old_one();
+  old.apart = true;
+  Stage stage = arrived(old);
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.machine.exited(ChildKey{1}, std::nullopt, stage.now);
+  const auto words = stage.actions();
+  for (const auto* word : {"take-over", "grant w3 others", "start w3", "grant w4 others"}) {
+    EXPECT_TRUE(has(words, word)) << word;
+  }
+}
+
+TEST(Arrival, AReloadDoesNotWaitForAnOldOneThatHasEnded) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.actions();
+  stage.machine.loaded(23, Stage::two_workers(), false, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"prepare b2 23", "prepare old 23"}));
+  stage.machine.updated(stage.key("b2"), {23, UpdatePhase::prepare, 0}, "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "spawn w5"));
+}
+
+TEST(Arrival, ALinkToABrokerOfTheOldOneIsReplacedToo) {
+  Stage stage = arrived();
+  stage.actions();
+  stage.machine.link_faulted(stage.key("w3"), 3, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"link w3 old"});  // it has no other before COMMIT
+}
+
+TEST(Arrival, GivesUpWhenTheOldOneHangsUpAndLives) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(8s);
+  stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.pass(4s), Words{});  // probation is over, but whose is the service?
+  const auto words = stage.pass(2s);
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_TRUE(has(words, "drain w3 3600000"));
+  EXPECT_FALSE(has(words, "take-over"));
+}
+
+TEST(Arrival, ApartItWaitsForTunnelsOfItsOwn) {
+  Predecessor old = old_one();
+  old.apart = true;
+  Stage stage(with_portal(), old);
+  EXPECT_EQ(stage.actions(), (Words{"spawn b2", "spawn w3 with tunnel slots", "link w3 b2",
+                                    "spawn w4 with tunnel slots", "link w4 b2"}));
+  for (const auto* name : {"b2", "w3", "w4"}) stage.ready(name);
+  EXPECT_EQ(stage.actions(), Words{"tell-ready"});
+  stage.machine.predecessor_start(stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"listen", "start b2", "tell w3 gen22", "tell w4 gen22", "start w3", "start w4"}));
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  EXPECT_TRUE(has(stage.pass(300ms), "live b2"));
+  stage.machine.live(stage.key("b2"), {"other thing"}, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.live(stage.key("b2"), {"portal private"}, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"grant w3 others", "start w3", "grant w4 others", "start w4", "start old"}));
+}
+
+TEST(Arrival, ApartItDoesNotWaitForever) {
+  Predecessor old = old_one();
+  old.apart = true;
+  Stage stage = arrived(old);
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  EXPECT_FALSE(has(stage.pass(59s), "start old"));
+  EXPECT_TRUE(has(stage.pass(2s), "start old"));
+}
+
+TEST(Arrival, ABrokerThatCannotReadTheNewConfigurationIsNotLinked) {
+  Stage stage(Stage::two_workers(), old_one());
+  stage.actions();
+  stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 2}, "unknown field", stage.now);
+  EXPECT_TRUE(has(stage.actions(), "spawn w3 with tunnel slots"));
+}
+
+TEST(Arrival, AStopLeavesTheOldOneAlone) {
+  Stage stage = arrived();
+  stage.actions();
+  stage.machine.signal(SIGTERM, false, stage.now);
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_TRUE(has(words, "drain w3 5000"));
+  EXPECT_FALSE(has(words, "kill old 15"));
+  EXPECT_FALSE(stage.machine.in_charge());
+}
+
+TEST(Arrival, AStopInChargeStopsTheOldOneToo) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGTERM, false, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "kill old 15"));
+  for (const auto* name : {"w3", "w4", "b2"}) stage.dies(name, {false, 0});
+  EXPECT_FALSE(has(stage.actions(), "exit 0"));
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "exit 0"));
+}
+
+TEST(Arrival, AStopThatLetsConnectionsFinishIsPassedOn) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGQUIT, false, stage.now);
+  EXPECT_FALSE(has(stage.actions(), "kill old 3"));  // our workers may still offer to its brokers
+  stage.pass(1s);
+  for (const auto* name : {"w3", "w4"}) stage.dies(name, {false, 0});
+  EXPECT_TRUE(has(stage.actions(), "kill old 3"));
+}
+
+}  // namespace
+}  // namespace ebb::supervisor
