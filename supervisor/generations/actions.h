@@ -170,6 +170,7 @@ struct TellReady {
 };
 struct TakeOver {};        // we are in charge: the lock, the admin socket, the registry
 struct AdoptOrphans {};    // the old one is dead: its children are ours, by what it wrote into the registry
+struct Reclaim {};         // the old one: a successor is dead, perhaps in the middle of taking over
 struct LeavePredecessor {  // we are not: it need not wait
   ChildKey predecessor;
 };
@@ -181,13 +182,14 @@ struct Exit {
 
 }  // namespace action
 
-using Action = std::variant<action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen,
-                            action::Escrow, action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start,
-                            action::Commit, action::Pause, action::Drain, action::Ping, action::Kill, action::Note,
-                            action::Load, action::UpdateBroker, action::RetireRemoved, action::RestoreSlots,
-                            action::CloseRemoved, action::Decide, action::Forget, action::OperationDone,
-                            action::ReopenLogs, action::AskLive, action::SpawnSuccessor, action::EquipSuccessor,
-                            action::AnswerSuccessor, action::HandOver, action::AllMoved, action::TellReady,
-                            action::TakeOver, action::AdoptOrphans, action::LeavePredecessor, action::Exit>;
+using Action =
+    std::variant<action::Spawn, action::Grant, action::Connect, action::TellBrokerState, action::Listen, action::Escrow,
+                 action::RetireSlots, action::CloseSlots, action::RevokeSlots, action::Start, action::Commit,
+                 action::Pause, action::Drain, action::Ping, action::Kill, action::Note, action::Load,
+                 action::UpdateBroker, action::RetireRemoved, action::RestoreSlots, action::CloseRemoved,
+                 action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
+                 action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver,
+                 action::AllMoved, action::TellReady, action::TakeOver, action::AdoptOrphans, action::Reclaim,
+                 action::LeavePredecessor, action::Exit>;
 
 }  // namespace ebb::supervisor

@@ -237,6 +237,7 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
       const bool wrong = status && *status == ExitStatus{false, kWrongConfiguration};
       upgrade_failed("the new supervisor ended with " + how, now, wrong ? kWrongConfiguration : 1);
     }
+    if (gone.role == ipc::Role::successor && phase_ == Phase::running) emit(action::Reclaim{});
     if (predecessor_ == key) predecessor_gone(now);
     return leave_if_empty();
   }

@@ -178,9 +178,11 @@ void sweep_adoption_sockets(const std::string& directory, std::span<const Adopte
 }
 
 std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
-                                      std::chrono::milliseconds limit) {
-  const auto registry = read_registry(directory + "/registry");
-  if (!registry || registry->entries.empty()) return std::nullopt;
+                                      std::chrono::milliseconds limit, const std::function<bool(pid_t)>& leave_alone) {
+  auto registry = read_registry(directory + "/registry");
+  if (!registry) return std::nullopt;
+  std::erase_if(registry->entries, [&](const auto& entry) { return leave_alone && leave_alone(entry.pid); });
+  if (registry->entries.empty()) return std::nullopt;
   auto all = ask(*registry, directory, instance);
   wait_for_all(all, limit);
   Adoption out;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,9 +41,10 @@ struct Adoption {
 inline constexpr std::chrono::seconds kAdoptionLimit{5};  // as the watchdog: who does not answer by then hangs
 
 /// Adopts every process of the registry in `directory` that still lives. One that does not answer in time is killed,
-/// one of another protocol is told to leave (QUIT). nullopt: there is nobody.
+/// one of another protocol is told to leave (QUIT). `leave_alone`: who has a supervisor. nullopt: there is nobody.
 std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
-                                      std::chrono::milliseconds limit = kAdoptionLimit);
+                                      std::chrono::milliseconds limit = kAdoptionLimit,
+                                      const std::function<bool(pid_t)>& leave_alone = {});
 
 /// Names of adoption sockets begin with it.
 inline constexpr const char* kSocketPrefix = "child-";

@@ -128,6 +128,8 @@ class Runner {
   void perform(const action::TellReady& action);
   void perform(const action::TakeOver&);
   void perform(const action::AdoptOrphans&);
+  void perform(const action::Reclaim&);
+  void take_charge();
   void perform(const action::LeavePredecessor& action);
 
   ChildLink* link(ChildKey key);

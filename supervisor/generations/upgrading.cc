@@ -216,6 +216,11 @@ void Runner::perform(const action::TellReady& action) {
 
 void Runner::perform(const action::TakeOver&) {
   manager_knows_ = false;
+  take_charge();
+}
+
+/// The lock, the registry and the admin socket are ours from now on, whoever's they were.
+void Runner::take_charge() {
   const auto signed_now = service_.directory->sign();
   if (!signed_now) log_event(log::Level::error, "supervisor", "the lock", kv("reason", signed_now.error().what));
   registry_changed_ = true;
@@ -223,6 +228,13 @@ void Runner::perform(const action::TakeOver&) {
   if (!service_.take_over) return;
   const auto taken = service_.take_over();
   if (!taken) log_event(log::Level::error, "supervisor", "the admin socket", kv("reason", taken.error().what));
+}
+
+void Runner::perform(const action::Reclaim&) {
+  if (service_.directory == nullptr || service_.directory->signer() == ::getpid()) return;
+  log_event(log::Level::warning, "supervisor", "the new supervisor ended while it took over");
+  perform(action::AdoptOrphans{});  // those of its children that it had told to outlive it
+  take_charge();
 }
 
 void Runner::perform(const action::LeavePredecessor& action) {
@@ -280,8 +292,12 @@ void Runner::link_adopted(std::vector<Adopted> processes, const std::vector<Orph
 
 void Runner::perform(const action::AdoptOrphans&) {
   if (service_.directory == nullptr) return;
-  auto adoption = adopt_orphans(service_.directory->path, service_.directory->instance);
+  const auto ours = [this](pid_t pid) { return this->ours(pid); };  // they have us, and would not answer
+  auto adoption = adopt_orphans(service_.directory->path, service_.directory->instance, kAdoptionLimit, ours);
   if (!adoption) return;
+  for (const auto& [gen, snapshot] : adoption->snapshots) {  // a later broker has to be told what their ids mean
+    configurations_.try_emplace(gen, Configuration{snapshot, plan_of(snapshot->config, service_.cpus), decided_.logs});
+  }
   std::vector<Orphan> orphans;
   for (auto& one : adoption->processes) orphans.push_back(one.orphan);
   machine_.take_in(orphans, loop_.now());

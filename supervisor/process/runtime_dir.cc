@@ -147,6 +147,14 @@ Result<RuntimeDir> claim_runtime_dir(const std::string& path) {
   return dir;
 }
 
+std::optional<int> RuntimeDir::signer() const {
+  std::array<char, 32> text{};
+  const auto n = ::pread(lock.get(), text.data(), text.size(), 0);
+  int pid = 0;
+  if (n <= 0 || std::from_chars(text.data(), text.data() + n, pid).ec != std::errc()) return std::nullopt;
+  return pid;
+}
+
 Result<> RuntimeDir::sign() const {
   const std::string pid = std::to_string(::getpid()) + "\n";
   // In this order a reader finds the old pid or the new one at any time.

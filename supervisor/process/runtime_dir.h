@@ -42,6 +42,8 @@ struct RuntimeDir {
   Fd lock;
 
   std::string file(std::string_view name) const { return path + "/" + std::string(name); }
+  /// The pid in the lock; nullopt: none can be read.
+  std::optional<int> signer() const;
   /// Writes our pid into the lock: from now on we are who holds it for the others. Errors: os.
   Result<> sign() const;
 };

@@ -37,6 +37,27 @@ class Upgraded(operated.Operated):
 
 
 @case.beyond_v2ray
+class KilledWhileTakingOver(Upgraded):
+    """The new supervisor dies after it has signed the lock, before it can tell the old one."""
+
+    probation = UNTIL_ASKED
+
+    def test_the_old_one_takes_everything_back(self):
+        self.start_operated()
+        old, before = self.begin(), set(self.portal.supervisors())
+        new = next(p for p in before if p != old)
+        folder = self.portal.environment()["RUNTIME_DIRECTORY"]
+        with open(os.path.join(folder, "lock"), "w", encoding="ascii") as f:  # what it would have done by then
+            f.write(f"{new}\n")
+        os.unlink(os.path.join(folder, "ctl.sock"))
+        os.kill(new, signal.SIGKILL)
+        wait.until(f"the old one has signed again\n{self.portal.tail()}", lambda: self.portal.main() == old, 10)
+        wait.until("it answers", lambda: self.portal.ctl("status", socket=True).returncode == 0, 10)
+        self.alone()
+        self.assertTrue(visitors.fetches(self.public))
+
+
+@case.beyond_v2ray
 class Upgrade(Upgraded):
     def test_nobody_notices(self):
         """And somebody answers at the admin socket at any moment."""

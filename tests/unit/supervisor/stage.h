@@ -70,6 +70,7 @@ struct Stage {
   void say(std::vector<std::string>& out, const action::TellReady&) { out.push_back("tell-ready"); }
   void say(std::vector<std::string>& out, const action::TakeOver&) { out.push_back("take-over"); }
   void say(std::vector<std::string>& out, const action::AdoptOrphans&) { out.push_back("adopt"); }
+  void say(std::vector<std::string>& out, const action::Reclaim&) { out.push_back("reclaim"); }
   void say(std::vector<std::string>& out, const action::LeavePredecessor&) { out.push_back("leave-predecessor"); }
   void say(std::vector<std::string>& out, const action::Listen&) { out.push_back("listen"); }
   void say(std::vector<std::string>& out, const action::Escrow& a) { out.push_back("escrow " + names[a.broker]); }

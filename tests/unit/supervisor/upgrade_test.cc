@@ -67,7 +67,7 @@ TEST(Upgrade, AnythingWrongBeforeCommitIsTakenBack) {
   exits.machine.link_lost(exits.key("s4"), "", exits.now);
   EXPECT_EQ(exits.actions(), Words{});  // its exit follows and says how
   exits.dies("s4", {false, 23});
-  EXPECT_EQ(exits.actions(), (Words{"done 1 exit 23", "restore"}));
+  EXPECT_EQ(exits.actions(), (Words{"done 1 exit 23", "restore", "reclaim"}));
   Stage stays = upgrading();
   stays.machine.link_lost(stays.key("s4"), "", stays.now);
   EXPECT_TRUE(has(stays.pass(6s), "kill s4 9"));
