@@ -67,10 +67,7 @@ void Handoff::send_goaway() {
 bool Handoff::offer(const ipc::OfferRecord& record, Fd& fd, Bytes& blob) {
   if (!book_ || !book_->add(record, fd, blob)) return false;
   loop_.defer(settle_);
-  if (++collected_ >= kAtOnce) {
-    collected_ = 0;
-    book_->flush(loop_.now());
-  }
+  book_->flush(loop_.now());
   return true;
 }
 
@@ -116,7 +113,6 @@ void Handoff::drop(Link& link) {
 
 void Handoff::settle() {
   dropped_.clear();
-  collected_ = 0;
   if (!book_) return;
   book_->flush(loop_.now());
   auto due = book_->next_deadline();

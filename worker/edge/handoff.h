@@ -15,10 +15,6 @@ namespace ebb::edge {
 
 class Handoff {
  public:
-  /// Connections that were accepted and not sent yet die with this process, so few are collected: 4 in a message cost
-  /// 0.6 us each more than 32 would (spec/processes.md 5).
-  static constexpr unsigned kAtOnce = 4;
-
   /// `ended`: how an offer ended, with the descriptor when it is ours again. `changed`: accepting() may have.
   struct Owner {
     ipc::OfferBook::Ended ended;
@@ -37,8 +33,9 @@ class Handoff {
   void on_broker_state(const ipc::BrokerState& state);
   void send_goaway();
 
-  /// Offers a connection at the end of this wake-up, or with the kAtOnce-th of it. False: it could not be taken over,
-  /// and `fd` is untouched.
+  /// Offers a connection, now if there is room. One that was accepted and not sent dies with this process, so none is
+  /// kept back to share a message with others: 32 in one would save 2 us each (spec/processes.md 5), a hundredth of
+  /// what a connection costs. False: it could not be taken over, and `fd` is untouched.
   bool offer(const ipc::OfferRecord& record, Fd& fd, Bytes& blob);
   /// There is a broker with credit.
   bool accepting() const { return book_ && book_->accepting(); }
@@ -57,7 +54,6 @@ class Handoff {
   Owner owner_;
   std::function<void(std::uint64_t)> fault_;
   std::optional<ipc::OfferBook> book_;  // from the first link on, which says who we are
-  unsigned collected_ = 0;              // offers of this wake-up that were not sent yet
   std::vector<std::unique_ptr<Link>> links_;
   std::vector<std::unique_ptr<Link>> dropped_;  // destroyed at the end of the wake-up
   net::Timer deadline_;
