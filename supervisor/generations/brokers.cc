@@ -24,6 +24,7 @@ std::vector<ChildKey> Machine::brokers() const {
   }
   std::ranges::sort(found, {}, &Child::gen);
   std::vector<ChildKey> keys;
+  keys.reserve(found.size());
   for (const Child* one : found) keys.push_back(one->key);
   return keys;
 }

@@ -62,7 +62,7 @@ std::string Child::name() const {
   return "worker g" + std::to_string(gen) + "/" + std::to_string(index);
 }
 
-Machine::Machine(Plan plan) : plan_(plan), worker_exits_(plan.respawn_backoff), broker_exits_(plan.respawn_backoff) {}
+Machine::Machine(const Plan& plan) : plan_(plan), worker_exits_(plan.respawn_backoff), broker_exits_(plan.respawn_backoff) {}
 
 std::vector<Action> Machine::take() { return std::exchange(actions_, {}); }
 

@@ -188,7 +188,7 @@ class Machine {
  public:
   enum class Phase : std::uint8_t { starting, running, retiring, draining, stopping, failing, retired, done };
 
-  explicit Machine(Plan plan);
+  explicit Machine(const Plan& plan);
 
   // ---- the first event: one of these
   /// Broker first, then the workers, each linked to it.

@@ -76,8 +76,11 @@ void take_state(Candidate& one, ipc::Message& message) {
   for (const auto kind : {ipc::ShmKind::stats, ipc::ShmKind::replay, ipc::ShmKind::quota, ipc::ShmKind::snapshot}) {
     if ((one.state.shm_kinds >> (static_cast<unsigned>(kind) - 1) & 1U) == 0) continue;
     Fd fd = std::move(message.fds[next++]);
-    if (kind == ipc::ShmKind::replay) one.replay = std::move(fd);
-    if (kind == ipc::ShmKind::snapshot) one.snapshot = std::move(fd);
+    if (kind == ipc::ShmKind::replay) {
+      one.replay = std::move(fd);
+    } else if (kind == ipc::ShmKind::snapshot) {
+      one.snapshot = std::move(fd);
+    }
   }
   one.answered = !message.more();
 }

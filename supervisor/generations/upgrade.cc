@@ -84,7 +84,7 @@ void Machine::successor_update(ChildKey key, const ipc::ConfigUpdate& update, Ti
 }
 
 void Machine::answer_successor() {
-  if (!upgrade_->asked.empty()) return;
+  if (!upgrade_ || !upgrade_->asked.empty()) return;
   if (upgrade_->answer.phase == ipc::UpdatePhase::prepare && upgrade_->answer.code > 1) upgrade_->apart = true;
   emit(action::AnswerSuccessor{upgrade_->successor, upgrade_->answer, upgrade_->text});
 }
