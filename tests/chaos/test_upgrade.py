@@ -33,6 +33,7 @@ class Upgrade(scenario.Scenario):
 
 class T08Upgrade(Upgrade):
     rate, most = 3000, 40
+    seconds = 40.0 if scenario.FULL else 2.0  # each waits until bridges have moved
 
     def test_same_binary(self):
         self.start_upgradable()

@@ -163,8 +163,11 @@ void Edge::serve(const Request& request, Client client) {
   if (decision.kind == routing::Decision::Kind::none) {
     return refuse(request, std::move(client), log::Level::warning, "there is no outbound");
   }
+  if (decision.kind == routing::Decision::Kind::portal) {
+    offer(request, std::move(client), decision.index);
+    return log_accepted(request, request.target, decision, false);  // afterwards: until then it would die with us
+  }
   log_accepted(request, request.target, decision, false);
-  if (decision.kind == routing::Decision::Kind::portal) return offer(request, std::move(client), decision.index);
   relay(request, std::move(client), decision.index);
 }
 
