@@ -51,11 +51,41 @@ void OfferBook::on_broker_state(std::uint64_t broker_gen, BrokerPhase phase) {
   recall_misplaced();
 }
 
-std::optional<Hid> OfferBook::add(OfferRecord offer, Fd& fd, Bytes& blob) {
-  if (entries_.size() >= options_.max_offers || blob_bytes_ + blob.size() > options_.max_blob_bytes || !fd) return {};
+Hid OfferBook::next_hid() {
   Hid hid = 0;
   do hid = make_hid(options_.generation, options_.worker, ++counter_);
   while (hid == 0 || entries_.contains(hid));
+  return hid;
+}
+
+std::optional<Hid> OfferBook::offer(OfferRecord offer, Fd& fd, Bytes& blob, TimePoint now) {
+  const bool first = held_.empty() && blob.empty() && fd && entries_.size() < options_.max_offers;
+  const auto to = first ? choose(offer) : links_.end();
+  if (to != links_.end() && to->second.room() && to->second.batch.empty()) {
+    offer.hid = next_hid();
+    offer.blob_len = 0;
+    offer.pad = {};
+    const int fds[] = {fd.get()};
+    const Sent sent = to->second.sender->try_send(Type::offer, bytes_of(offer), fds, 1);
+    if (sent == Sent::illegal) return {};
+    if (sent == Sent::sent || sent == Sent::queued) {
+      Entry& entry = entries_[offer.hid];
+      entry.record = offer;
+      entry.fd = std::move(fd);
+      entry.state = OfferState::offered;
+      entry.link = to->first;
+      ++to->second.unacked;
+      return offer.hid;
+    }
+  }
+  const auto hid = add(offer, fd, blob);
+  if (hid) flush(now);
+  return hid;
+}
+
+std::optional<Hid> OfferBook::add(OfferRecord offer, Fd& fd, Bytes& blob) {
+  if (entries_.size() >= options_.max_offers || blob_bytes_ + blob.size() > options_.max_blob_bytes || !fd) return {};
+  const Hid hid = next_hid();
   offer.hid = hid;
   offer.blob_len = static_cast<std::uint32_t>(blob.size());
   offer.pad = {};

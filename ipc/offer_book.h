@@ -70,6 +70,9 @@ class OfferBook {
   /// now on. Nothing is sent before flush(). nullopt: the book is full or the record is not legal; `fd` and `blob` are
   /// untouched.
   std::optional<Hid> add(OfferRecord offer, Fd& fd, Bytes& blob);
+  /// add() and flush(), but a connection without a blob goes out before anything else is done for it: until then it
+  /// would die with this process.
+  std::optional<Hid> offer(OfferRecord offer, Fd& fd, Bytes& blob, TimePoint now);
   /// Sends what can be sent, up to 32 offers a message. Call at the end of every wake-up.
   void flush(TimePoint now);
 
@@ -118,6 +121,7 @@ class OfferBook {
   };
   using Links = std::map<std::uint64_t, LinkState, std::greater<>>;  // newest first
 
+  Hid next_hid();
   Links::iterator choose(const OfferRecord& record);
   bool misplaced(const Entry& entry, Links::iterator better) const;
   void recall_misplaced();

@@ -112,8 +112,10 @@ Result<> Edge::open_inbounds() {
     if (const auto* dokodemo = std::get_if<config::DokodemoInbound>(&settings.protocol)) {
       inbound.fixed = Target{Network::tcp, dokodemo->address, dokodemo->port};
       const routing::Subject subject{settings.tag, &*inbound.fixed, nullptr, {}};
-      inbound.may_lead_to_portal = !config_.portals.empty() &&
-                                   (source_matters || router_.decide(subject).kind == routing::Decision::Kind::portal);
+      const auto decision = router_.decide(subject);
+      if (!source_matters) inbound.way = decision;
+      inbound.may_lead_to_portal =
+          !config_.portals.empty() && (source_matters || decision.kind == routing::Decision::Kind::portal);
     } else {
       const auto& vmess = std::get<config::VmessInbound>(settings.protocol);
       auto users = vmess::UserTable::make(users_of(vmess));

@@ -31,6 +31,7 @@ struct Inbound {
   const config::Inbound* settings = nullptr;
   std::size_t index = 0;
   std::optional<Target> fixed;            // dokodemo-door: where everybody goes
+  std::optional<routing::Decision> way;   // and what routing says of that, when the visitor does not matter
   std::optional<vmess::UserTable> users;  // vmess
   std::optional<inbound::Gate> gate;
   bool may_lead_to_portal = false;

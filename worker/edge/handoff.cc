@@ -65,9 +65,8 @@ void Handoff::send_goaway() {
 }
 
 bool Handoff::offer(const ipc::OfferRecord& record, Fd& fd, Bytes& blob) {
-  if (!book_ || !book_->add(record, fd, blob)) return false;
+  if (!book_ || !book_->offer(record, fd, blob, loop_.now())) return false;
   loop_.defer(settle_);
-  book_->flush(loop_.now());
   return true;
 }
 

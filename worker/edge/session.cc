@@ -159,7 +159,8 @@ void Edge::serve(const Request& request, Client client) {
     if (drain_spread_end_) muxes_.back()->drain(leaving_time());
     return;
   }
-  const routing::Decision decision = router_.decide(subject_of(request));
+  const auto& way = request.inbound->way;
+  const routing::Decision decision = way ? *way : router_.decide(subject_of(request));
   if (decision.kind == routing::Decision::Kind::none) {
     return refuse(request, std::move(client), log::Level::warning, "there is no outbound");
   }

@@ -96,6 +96,36 @@ TEST_F(OfferBookTest, OffersKeepsAndForgetsAtTake) {
   EXPECT_EQ(hids(1, Type::take, {hid}), FaultCode::unexpected);
 }
 
+TEST_F(OfferBookTest, OffersAtOnceUnlessOthersWait) {
+  const auto offer = [&] {
+    OfferRecord record;
+    record.role = OfferRole::visitor;
+    record.portal = 1;
+    Fd fd = open_null();
+    Bytes blob;
+    const auto hid = book.offer(record, fd, blob, now);
+    EXPECT_TRUE(hid);
+    EXPECT_FALSE(fd);
+    return hid.value_or(0);
+  };
+  const Hid early = offer();  // no link yet
+  EXPECT_EQ(book.state(early), OfferState::held);
+  book.add_link(1, old_link, 3);
+  const Hid behind = offer();
+  EXPECT_EQ(offered(old_link), (std::vector{early, behind}));  // in the order in which they came
+  const Hid at_once = offer();
+  EXPECT_EQ(offered(old_link), std::vector{at_once});
+  EXPECT_EQ(book.state(at_once), OfferState::offered);
+  EXPECT_EQ(book.unacked(), 3u);
+  const Hid no_room = offer();
+  EXPECT_EQ(book.state(no_room), OfferState::held);
+  EXPECT_EQ(hids(1, Type::take, {early, behind, at_once}), FaultCode::none);
+  flush();
+  EXPECT_EQ(offered(old_link), std::vector{no_room});
+  book.on_link_eof(1, now);  // what was sent at once comes back like any other
+  EXPECT_EQ(book.state(no_room), OfferState::held);
+}
+
 TEST_F(OfferBookTest, BatchesUpTo32AndSendsBlobsAlone) {
   book.add_link(1, old_link, 256);
   std::vector<Hid> all;
