@@ -77,7 +77,9 @@ class T19NothingGrows(scenario.Scenario):
             return {k: (v, now.get(k)) for k, v in before.items()
                     if now.get(k, 0) > (v * 1.02 + self.swing_kib if k[-1] == "KiB" else v)}
         wait.until(f"back at the start, (before, now): {grown()}", lambda: not grown(), 15, step=0.5)
-        print(f"| {type(self).__name__}.{self._testMethodName}: {times} times: {before}", flush=True)
+        after = self.measure()
+        story = ", ".join(f"{' '.join(k)} {v} -> {after[k]}" for k, v in before.items())
+        print(f"| {type(self).__name__}.{self._testMethodName}: {times} times: {story}", flush=True)
 
     def rest(self) -> None:
         """Until one generation is left of everything."""
