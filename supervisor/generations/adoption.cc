@@ -19,25 +19,8 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   broker_gen_ = used.broker;
   generations_[current] = {GenerationState::active, plan_.workers};
   for (const Orphan& orphan : orphans) {
-    Child one;
-    one.key = orphan.key;
-    one.role = orphan.role;
-    one.gen = orphan.gen;
-    one.index = orphan.index;
-    one.pid = orphan.pid;
-    one.connections = orphan.connections;
-    one.state = orphan.role == ipc::Role::supervisor ? ChildState::draining : ChildState::active;
-    one.spawned = now;
+    add_orphan(orphan, now);
     last_key_ = std::max(last_key_, orphan.key.value);
-    if (orphan.role == ipc::Role::worker) {
-      last_gen_ = std::max(last_gen_, orphan.gen);
-      auto& generation = generations_.try_emplace(orphan.gen, Generation{GenerationState::draining}).first->second;
-      generation.workers = std::max(generation.workers, orphan.index + 1);  // TTIN may have made them more
-    } else if (orphan.role == ipc::Role::broker) {
-      broker_gen_ = std::max(broker_gen_, orphan.gen);
-    }
-    children_.emplace(one.key, one);
-    note(log::Level::info, "process adopted", {{"name", one.name()}, {"pid", std::to_string(one.pid)}});
   }
   const auto serves = [&](const Child& one) {
     return std::ranges::any_of(orphans, [&](const Orphan& o) { return o.key == one.key && o.serves; });
@@ -66,25 +49,35 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   reload(now);
 }
 
+/// As one of ours, under the key it has. Its numbers are never used again: ids of its offers carry them.
+Child& Machine::add_orphan(const Orphan& orphan, TimePoint now) {
+  Child one;
+  one.key = orphan.key;
+  one.role = orphan.role;
+  one.gen = orphan.gen;
+  one.index = orphan.index;
+  one.pid = orphan.pid;
+  one.connections = orphan.connections;
+  one.state = orphan.role == ipc::Role::supervisor ? ChildState::draining : ChildState::active;
+  one.spawned = now;
+  if (orphan.role == ipc::Role::worker) {
+    last_gen_ = std::max(last_gen_, orphan.gen);
+    auto& generation = generations_.try_emplace(orphan.gen, Generation{GenerationState::draining}).first->second;
+    generation.workers = std::max(generation.workers, orphan.index + 1);  // TTIN may have made them more
+  } else if (orphan.role == ipc::Role::broker) {
+    broker_gen_ = std::max(broker_gen_, orphan.gen);
+  }
+  note(log::Level::info, "process adopted", {{"name", one.name()}, {"pid", std::to_string(one.pid)}});
+  return children_.emplace(one.key, one).first->second;
+}
+
 void Machine::take_in(std::vector<Orphan>& orphans, TimePoint now) {
   for (Orphan& orphan : orphans) {
-    Child one;
-    one.key = orphan.key = next_key();  // theirs may be numbers of ours: two supervisors have counted
-    one.role = orphan.role;
-    one.gen = orphan.gen;
-    one.index = orphan.index;
-    one.pid = orphan.pid;
-    one.connections = orphan.connections;
-    one.state = ChildState::active;
-    one.spawned = now;
-    note(log::Level::info, "process adopted", {{"name", one.name()}, {"pid", std::to_string(one.pid)}});
-    Child& child = children_.emplace(one.key, one).first->second;
+    orphan.key = next_key();  // theirs may be numbers of ours: two supervisors have counted
+    Child& child = add_orphan(orphan, now);
     if (orphan.role == ipc::Role::broker) {
       replace_by(child, now);
-    } else if (orphan.role == ipc::Role::supervisor) {
-      child.state = ChildState::draining;
-    } else {
-      generations_.try_emplace(orphan.gen, Generation{GenerationState::draining, 0, false});
+    } else if (orphan.role == ipc::Role::worker) {
       drain(child, plan_.hard_stop_workers, plan_.drain_spread, now);
     }
   }

@@ -31,6 +31,9 @@ std::vector<ChildKey> Machine::brokers() const {
 
 const Child* Machine::broker() const {
   const auto all = brokers();
+  // One that was taken in from a successor that died is newer by number, and leaves.
+  const auto stays = std::ranges::find_if(all.rbegin(), all.rend(), [&](ChildKey key) { return !leaving(*find(key)); });
+  if (stays != all.rend()) return find(*stays);
   return all.empty() ? nullptr : find(all.back());
 }
 
@@ -109,14 +112,18 @@ void Machine::link_faulted(ChildKey key, std::uint32_t broker_gen, TimePoint now
 
 // ---- succession -------------------------------------------------------------------------------
 
+void Machine::tell_workers(const Child& serving) {
+  for (const auto& [key, worker] : children_) {
+    if (worker.role == ipc::Role::worker) {
+      emit(action::TellBrokerState{key, serving.gen, ipc::BrokerPhase::active});
+    }
+  }
+}
+
 /// It serves from now on: workers are told, and older ones let their tunnels move.
 void Machine::succeed(Child& fresh, TimePoint now) {
   if (broker() == nullptr || broker()->key != fresh.key) return;
-  for (const auto& [key, worker] : children_) {
-    if (worker.role == ipc::Role::worker) {
-      emit(action::TellBrokerState{key, fresh.gen, ipc::BrokerPhase::active});
-    }
-  }
+  tell_workers(fresh);
   if (listening_) {
     // Visitors who wait at a broker of ours cannot go to one of a new supervisor: none may be started before the
     // tunnels are here, or those visitors have been answered.
@@ -161,11 +168,7 @@ void Machine::broker_ended(const Child& gone, TimePoint now) {
     back.leave_by.reset();
     emit(action::Escrow{back.key});
     emit(action::TellBrokerState{back.key, back.gen, ipc::BrokerPhase::active});
-    for (const auto& [key, worker] : children_) {
-      if (worker.role == ipc::Role::worker) {
-        emit(action::TellBrokerState{key, back.gen, ipc::BrokerPhase::active});
-      }
-    }
+    tell_workers(back);
     return;
   }
   replace(gone, now);

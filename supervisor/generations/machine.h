@@ -260,7 +260,7 @@ class Machine {
   /// Of the configuration that decides.
   std::uint64_t generation() const { return current_gen_; }
   Numbers used() const { return {last_key_, last_gen_, broker_gen_}; }
-  /// The newest broker that is not being killed. Null: none.
+  /// The newest broker that is not being killed, and does not leave if one is there that stays. Null: none.
   const Child* broker() const;
   /// A replaced broker that serves until it is empty.
   static bool leaving(const Child& child) { return child.leave_by.has_value(); }
@@ -317,6 +317,7 @@ class Machine {
   }
   // brokers.cc
   ChildKey spawn_broker(TimePoint now);
+  void tell_workers(const Child& serving);
   std::vector<ChildKey> brokers() const;
   /// Who has to know the configurations of our workers: our brokers, and the old supervisor for its own.
   std::vector<ChildKey> carriers() const;
@@ -362,6 +363,8 @@ class Machine {
   void hand_over(TimePoint now);
   void on_upgrade_tick(TimePoint now);
   void maintain(TimePoint now);
+  // adoption.cc
+  Child& add_orphan(const Orphan& orphan, TimePoint now);
   // arrival.cc
   void advance_arrival(TimePoint now);
   void spawn_arrivals(TimePoint now);

@@ -163,6 +163,20 @@ TEST(Upgrade, ApartTheTunnelsAreForTheNewOne) {
   }
 }
 
+TEST(Upgrade, NumbersOfASuccessorThatDiedAreNotUsedAgain) {
+  Stage stage = Stage::running();
+  std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 18)};  // it had told it to outlive it
+  stage.machine.take_in(orphans, stage.now);
+  stage.names[orphans[0].key] = "orphan";
+  EXPECT_EQ(stage.actions(), Words{"drain orphan 3600000"});
+  std::vector<Orphan> broker = {orphan(3, ipc::Role::broker, 18)};
+  stage.machine.take_in(broker, stage.now);
+  stage.actions();
+  EXPECT_EQ(stage.machine.broker()->key, stage.key("b1"));  // ours serves on, whatever the numbers say
+  stage.machine.signal(SIGHUP, false, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"load 19"});
+}
+
 TEST(Upgrade, AfterwardsAGracefulStopLetsTheOldBrokerGo) {
   Stage old = upgrading();
   old.ready("s4");
