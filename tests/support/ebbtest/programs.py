@@ -94,7 +94,8 @@ class Program:
 
     def role(self, role: str) -> list[int]:
         """Pids of the children whose title names `role` ("worker", "broker", ...), oldest first."""
-        return sorted(p for p in self.tree() if p != self.pid and role in procfs.title(p))
+        return sorted(p for p in self.tree()
+                      if p != self.pid and role in procfs.title(p) and not procfs.leak_checker(p))
 
     def exit_status(self, seconds: float) -> int:
         """Waits for the end. AssertionError when it still runs then."""

@@ -81,7 +81,7 @@ class Service(programs.Program):
         return [p for p in self.tree() if "supervisor" in procfs.title(p)]
 
     def role(self, role: str) -> list[int]:
-        mine = [p for p in self.tree() if role in procfs.title(p)]
+        mine = [p for p in self.tree() if role in procfs.title(p) and not procfs.leak_checker(p)]
         return sorted(mine, key=lambda p: (int(procfs.started(p) or 0), p))
 
     def broker(self) -> int:
