@@ -23,6 +23,8 @@ class ProgramCase(unittest.TestCase):
     longMessage = True
 
     def setUp(self):
+        if "xray" in self.kinds() and not programs.XRAY:
+            self.skipTest("needs EBB_XRAY, the path of an Xray")
         procfs.adopt_orphans()
         self.directory = tempfile.mkdtemp(prefix="ebbtest-")
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
@@ -83,7 +85,7 @@ class ProgramCase(unittest.TestCase):
 
 
 class PairCase(ProgramCase):
-    """A portal and a bridge with a web page behind it. `portal_kind` and `bridge_kind`: "ours" or "v2ray"."""
+    """A portal and a bridge with a web page behind it. `portal_kind` and `bridge_kind`: "ours", "v2ray" or "xray"."""
 
     portal_kind = bridge_kind = "ours"
 

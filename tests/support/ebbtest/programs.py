@@ -9,6 +9,7 @@ import time
 from . import configs, procfs, wait
 
 V2RAY = os.environ.get("EBB_V2RAY", "/usr/bin/v2ray")
+XRAY = os.environ.get("EBB_XRAY", "")  # a version with the classic reverse, so up to 26.4.24; no package has one
 SELF_CHECK = os.environ.get("EBB_SELF_CHECK") == "1"  # V2Ray plays our part too: proves the harness, not the program
 
 
@@ -25,14 +26,14 @@ def _sanitizers() -> dict:
 
 
 def implementation(name: str) -> str:
-    """"ours" or "v2ray"; in a self-check both are V2Ray."""
-    return "v2ray" if SELF_CHECK else name
+    """"ours", "v2ray" or "xray"; in a self-check V2Ray plays our part."""
+    return "v2ray" if SELF_CHECK and name == "ours" else name
 
 
 class Program:
     """One started process and everything it starts itself.
 
-    `kind` is "ours" or "v2ray"; `directory` gets NAME.json, NAME.log and, for ours, a private runtime directory.
+    `kind` is "ours", "v2ray" or "xray"; `directory` gets NAME.json, NAME.log and, for ours, a private runtime directory.
     """
 
     def __init__(self, kind: str, name: str, directory: str, config: str, env: dict | None = None, limits=None):
@@ -54,6 +55,8 @@ class Program:
     def command(self) -> list[str]:
         if self.kind == "v2ray":
             return [V2RAY, "-config", self.config_path]
+        if self.kind == "xray":
+            return [XRAY, "run", "-config", self.config_path]
         return [ebbgate_binary(), "run", "-c", self.config_path]
 
     def start(self, listens: int = 0, seconds: float = 15) -> "Program":
