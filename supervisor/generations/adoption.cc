@@ -27,13 +27,7 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   };
   // Those of other generations were on their way out, or are now: only the one that decided may serve again.
   for (auto& [key, one] : children_) {
-    if (one.role != ipc::Role::worker || one.gen == current) continue;
-    if (serves(one)) {
-      drain(one, plan_.hard_stop_workers, plan_.drain_spread, now);
-    } else {
-      one.state = ChildState::draining;
-      one.terminate = now + plan_.hard_stop_workers + plan_.stop_grace;
-    }
+    if (one.role == ipc::Role::worker && one.gen != current) show_out(one, serves(one), now);
   }
   // It may have died while its workers paused; who has not told them to go on is not there any more.
   each_worker(current, [&](const Child& one) {
@@ -47,6 +41,13 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   }
   if (!usable) spawn_broker(now);
   reload(now);
+}
+
+/// `serves`: nobody has told it to leave yet.
+void Machine::show_out(Child& worker, bool serves, TimePoint now) {
+  if (serves) return drain(worker, plan_.hard_stop_workers, plan_.drain_spread, now);
+  worker.state = ChildState::draining;
+  worker.terminate = now + plan_.hard_stop_workers + plan_.stop_grace;
 }
 
 /// As one of ours, under the key it has. Its numbers are never used again: ids of its offers carry them.
@@ -78,9 +79,10 @@ void Machine::take_in(std::vector<Orphan>& orphans, TimePoint now) {
     if (orphan.role == ipc::Role::broker) {
       replace_by(child, now);
     } else if (orphan.role == ipc::Role::worker) {
-      drain(child, plan_.hard_stop_workers, plan_.drain_spread, now);
+      show_out(child, orphan.serves, now);
     }
   }
+  leave_if_empty();
 }
 
 }  // namespace ebb::supervisor

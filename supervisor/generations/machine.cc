@@ -62,7 +62,8 @@ std::string Child::name() const {
   return "worker g" + std::to_string(gen) + "/" + std::to_string(index);
 }
 
-Machine::Machine(const Plan& plan) : plan_(plan), worker_exits_(plan.respawn_backoff), broker_exits_(plan.respawn_backoff) {}
+Machine::Machine(const Plan& plan)
+    : plan_(plan), worker_exits_(plan.respawn_backoff), broker_exits_(plan.respawn_backoff) {}
 
 std::vector<Action> Machine::take() { return std::exchange(actions_, {}); }
 
@@ -238,7 +239,11 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
       upgrade_failed("the new supervisor ended with " + how, now, wrong ? kWrongConfiguration : 1);
     }
     if (gone.role == ipc::Role::successor && phase_ == Phase::running) emit(action::Reclaim{});
+    const bool arriving = arrival_.has_value();
     if (predecessor_ == key) predecessor_gone(now);
+    if (gone.role == ipc::Role::supervisor && !arriving && (phase_ == Phase::running || phase_ == Phase::draining)) {
+      return emit(action::AdoptOrphans{});  // it may not have waited for its last process, but been killed
+    }
     return leave_if_empty();
   }
   if (phase_ == Phase::starting && !arrival_) return fail(gone.name() + " ended with " + how + " before it was ready");

@@ -198,7 +198,8 @@ class Machine {
   /// Over processes that lost their supervisor; then an ordinary reload replaces them (9.4). `current`: the generation
   /// that decided; `plan` (of the constructor) is its plan.
   void begin_over(const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used, TimePoint now);
-  /// Children of an old supervisor that died before COMMIT: they leave, as they would have. Gives each a key of ours.
+  /// Children of a supervisor that died before COMMIT, or as it waited for them: they leave, as they would have. Gives
+  /// each a key of ours. Called for every AdoptOrphans, also when there is nobody.
   void take_in(std::vector<Orphan>& orphans, TimePoint now);
 
   void spawned(ChildKey child, pid_t pid);
@@ -365,6 +366,7 @@ class Machine {
   void maintain(TimePoint now);
   // adoption.cc
   Child& add_orphan(const Orphan& orphan, TimePoint now);
+  void show_out(Child& worker, bool serves, TimePoint now);
   // arrival.cc
   void advance_arrival(TimePoint now);
   void spawn_arrivals(TimePoint now);

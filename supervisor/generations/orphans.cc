@@ -98,6 +98,23 @@ void read(Candidate& one) {
   }
 }
 
+/// The entries that dead ones of earlier upgrades have left, under keys that nobody has. Their paths.
+std::vector<std::string> add_retired(Registry& registry, const std::string& directory) {
+  std::vector<std::string> paths;
+  for (auto& one : retired_registries(directory)) {
+    if (one.alive) continue;
+    paths.push_back(std::move(one.path));
+    registry.gen = std::max(registry.gen, one.registry.gen);
+    registry.broker = std::max(registry.broker, one.registry.broker);
+    for (auto& entry : one.registry.entries) {
+      if (std::ranges::any_of(registry.entries, [&](const auto& e) { return e.pid == entry.pid; })) continue;
+      entry.key = ++registry.key;
+      registry.entries.push_back(std::move(entry));
+    }
+  }
+  return paths;
+}
+
 /// Those of the registry that live; their ADOPT is on its way.
 std::vector<Candidate> ask(const Registry& registry, const std::string& directory, const std::string& instance) {
   std::vector<Candidate> all;
@@ -170,11 +187,17 @@ std::shared_ptr<const Snapshot> read_snapshot(int memfd) {
 }  // namespace
 
 void sweep_adoption_sockets(const std::string& directory, std::span<const Adopted> in_use) {
+  const auto retired = retired_registries(directory);
+  const auto waited_for = [&](const std::string& name) {
+    return std::ranges::any_of(retired, [&](const RetiredRegistry& one) {
+      return one.alive && std::ranges::any_of(one.registry.entries, [&](const auto& e) { return e.socket == name; });
+    });
+  };
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(kSocketPrefix)) continue;
-    if (std::ranges::none_of(in_use, [&](const Adopted& one) { return one.socket == name; })) {
+    if (std::ranges::none_of(in_use, [&](const Adopted& one) { return one.socket == name; }) && !waited_for(name)) {
       ::unlink(entry.path().c_str());
     }
   }
@@ -184,11 +207,12 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
                                       std::chrono::milliseconds limit, const std::function<bool(pid_t)>& leave_alone) {
   auto registry = read_registry(directory + "/registry");
   if (!registry) return std::nullopt;
+  const auto left = add_retired(*registry, directory);
   std::erase_if(registry->entries, [&](const auto& entry) { return leave_alone && leave_alone(entry.pid); });
-  if (registry->entries.empty()) return std::nullopt;
   auto all = ask(*registry, directory, instance);
   wait_for_all(all, limit);
   Adoption out;
+  out.left = left;
   out.used = {registry->key, registry->gen, registry->broker};
   out.current = registry->current;
   std::shared_ptr<const Snapshot> of_broker;
@@ -217,7 +241,10 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
                         entry.pid,           one.state.conns, serves};
     out.processes.push_back({orphan, std::move(one.process), std::move(*one.channel), entry.socket});
   }
-  if (out.processes.empty()) return std::nullopt;
+  if (out.processes.empty()) {
+    for (const auto& path : left) ::unlink(path.c_str());
+    return std::nullopt;
+  }
   // Not always what the registry says: it may have died between START and COMMIT of a reload, or as it rolled one back.
   if (serving != 0) out.current = serving;
   if (!out.snapshots.contains(out.current) && of_broker) out.snapshots[out.current] = of_broker;

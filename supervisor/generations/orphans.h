@@ -36,20 +36,22 @@ struct Adoption {
   std::vector<Slot> slots;                                             // each once
   Fd replay;                                                           // the replay table; empty: nobody had it
   std::map<std::uint64_t, std::shared_ptr<const Snapshot>> snapshots;  // by worker generation
+  std::vector<std::string> left;  // registries of retired supervisors that are dead: to be removed once ours is written
 };
 
 inline constexpr std::chrono::seconds kAdoptionLimit{5};  // as the watchdog: who does not answer by then hangs
 
-/// Adopts every process of the registry in `directory` that still lives. One that does not answer in time is killed,
-/// one of another protocol is told to leave (QUIT). `leave_alone`: who has a supervisor. nullopt: there is nobody.
+/// Adopts every process that still lives of the registry in `directory`, and of those that retired supervisors have
+/// left there who are dead. One that does not answer in time is killed, one of another protocol is told to leave
+/// (QUIT). `leave_alone`: who has a supervisor. nullopt: there is nobody.
 std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
                                       std::chrono::milliseconds limit = kAdoptionLimit,
                                       const std::function<bool(pid_t)>& leave_alone = {});
 
 /// Names of adoption sockets begin with it.
 inline constexpr const char* kSocketPrefix = "child-";
-/// Removes what processes that were killed have left in the directory. Only while nobody else uses it: the lock is held
-/// and no child has been started.
+/// Removes what processes that were killed have left in the directory; not what a retired supervisor still needs. Only
+/// while nobody else uses it: the lock is held and no child has been started.
 void sweep_adoption_sockets(const std::string& directory, std::span<const Adopted> in_use);
 
 /// A listening socket at which one child can be adopted, made before it is spawned. Errors: os, with the path.

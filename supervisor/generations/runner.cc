@@ -370,6 +370,7 @@ void Runner::perform(const action::Note& action) {
 void Runner::perform(const action::Exit& action) {
   exit_code_ = action.code;
   failure_ = action.failure;
+  if (handed_over_ && service_.directory != nullptr) ::unlink(own_retired_registry().c_str());
   for (auto& gone : std::exchange(until_gone_, {})) gone();
   loop_.stop();
 }

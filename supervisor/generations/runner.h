@@ -159,6 +159,8 @@ class Runner {
   void on_answer(ChildLink& child, std::string json);
   void gone(ChildKey key, const std::optional<ExitStatus>& status);
   void write_registry();
+  void forget(const std::vector<std::string>& registries);
+  std::string own_retired_registry() const;
   void reap();
   void on_signal();
   void answer_missing(ChildLink& child);

@@ -2,6 +2,7 @@
 // for the service. spec/processes.md 9.2, 9.4.
 #include <signal.h>
 #include <simdjson.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -145,6 +146,8 @@ void Runner::perform(const action::HandOver&) {
       service_.manager.tell("MAINPID=" + std::to_string(child.pid));
     }
   }
+  registry_changed_ = true;
+  write_registry();  // from now on our own, by which ours are found should we die
   // The new one holds it too: should it die, nobody must find it locked by one who only waits for his last process.
   service_.directory->lock.reset();
   if (service_.hand_over) service_.hand_over();
@@ -221,6 +224,16 @@ void Runner::perform(const action::TakeOver&) {
 
 /// The lock, the registry and the admin socket are ours from now on, whoever's they were.
 void Runner::take_charge() {
+  const pid_t before = service_.directory->signer().value_or(0);
+  for (const auto& [key, child] : machine_.children()) {
+    // What it waits for must be written down somewhere at any time; it goes on from there.
+    if (child.role != ipc::Role::supervisor || child.pid != before) continue;
+    const auto started = process_start(before);
+    if (!started) continue;
+    ::rename(service_.directory->file("registry").c_str(),
+             retired_registry(service_.directory->path, before, *started).c_str());
+  }
+  ::unlink(own_retired_registry().c_str());  // the next one had come as far as that before it died
   const auto signed_now = service_.directory->sign();
   if (!signed_now) log_event(log::Level::error, "supervisor", "the lock", kv("reason", signed_now.error().what));
   registry_changed_ = true;
@@ -279,6 +292,14 @@ void Runner::adopt() {
   slots_.restore(true);
   machine_.begin_over(orphans, adoption.current, adoption.used, Clock::now());
   link_adopted(std::move(adoption.processes), orphans);
+  forget(adoption.left);
+}
+
+/// Registries whose processes are ours now, once that is written down.
+void Runner::forget(const std::vector<std::string>& registries) {
+  registry_changed_ = true;
+  write_registry();
+  for (const auto& path : registries) ::unlink(path.c_str());
 }
 
 void Runner::link_adopted(std::vector<Adopted> processes, const std::vector<Orphan>& orphans) {
@@ -294,7 +315,10 @@ void Runner::perform(const action::AdoptOrphans&) {
   if (service_.directory == nullptr) return;
   const auto ours = [this](pid_t pid) { return this->ours(pid); };  // they have us, and would not answer
   auto adoption = adopt_orphans(service_.directory->path, service_.directory->instance, kAdoptionLimit, ours);
-  if (!adoption) return;
+  if (!adoption) {
+    std::vector<Orphan> nobody;
+    return machine_.take_in(nobody, loop_.now());
+  }
   for (const auto& [gen, snapshot] : adoption->snapshots) {  // a later broker has to be told what their ids mean
     configurations_.try_emplace(gen, Configuration{snapshot, plan_of(snapshot->config, service_.cpus), decided_.logs});
   }
@@ -302,11 +326,16 @@ void Runner::perform(const action::AdoptOrphans&) {
   for (auto& one : adoption->processes) orphans.push_back(one.orphan);
   machine_.take_in(orphans, loop_.now());
   link_adopted(std::move(adoption->processes), orphans);
+  forget(adoption->left);
+}
+
+std::string Runner::own_retired_registry() const {
+  return retired_registry(service_.directory->path, ::getpid(), process_start(::getpid()).value_or(0));
 }
 
 /// Written only when it changes: a worker may be killed every few milliseconds.
 void Runner::write_registry() {
-  if (service_.directory == nullptr || handed_over_ || !machine_.in_charge()) return;
+  if (service_.directory == nullptr || !machine_.in_charge()) return;
   const Numbers used = machine_.used();
   std::ostringstream shape;
   shape << used.gen << ' ' << used.broker << ' ' << machine_.generation();
@@ -320,7 +349,8 @@ void Runner::write_registry() {
     registry.entries.push_back(
         {key.value, role, one->gen, one->index, child->process.pid, child->started, retired ? "-" : child->adoption});
   }
-  const auto written = supervisor::write_registry(service_.directory->file("registry"), registry);
+  const std::string path = handed_over_ ? own_retired_registry() : service_.directory->file("registry");
+  const auto written = supervisor::write_registry(path, registry);
   if (!written) {
     log_event(log::Level::error, "supervisor", "the registry could not be written", kv("reason", written.error().what));
   }

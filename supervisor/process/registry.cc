@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -16,8 +18,44 @@ namespace {
 
 constexpr std::string_view kTitle = "ebbgate-registry 1";
 constexpr std::size_t kMaxEntries = 16384;  // more processes than there can be
+constexpr std::string_view kRetired = "retired-";
+constexpr std::size_t kMaxRetired = 256;
+
+struct Owner {
+  pid_t pid = 0;
+  std::uint64_t started = 0;
+};
+
+/// retired-PID-STARTED
+std::optional<Owner> owner_of(std::string_view name) {
+  if (!name.starts_with(kRetired)) return std::nullopt;
+  const char* const end = name.data() + name.size();
+  Owner owner;
+  const auto pid = std::from_chars(name.data() + kRetired.size(), end, owner.pid);
+  if (pid.ec != std::errc() || pid.ptr == end || *pid.ptr != '-') return std::nullopt;
+  const auto started = std::from_chars(pid.ptr + 1, end, owner.started);
+  if (started.ec != std::errc() || started.ptr != end) return std::nullopt;
+  return owner;
+}
 
 }  // namespace
+
+std::string retired_registry(const std::string& directory, pid_t pid, std::uint64_t started) {
+  return directory + "/" + std::string(kRetired) + std::to_string(pid) + "-" + std::to_string(started);
+}
+
+std::vector<RetiredRegistry> retired_registries(const std::string& directory) {
+  std::vector<RetiredRegistry> all;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const auto owner = owner_of(entry.path().filename().native());
+    if (!owner || all.size() >= kMaxRetired) continue;
+    auto registry = read_registry(entry.path());
+    if (!registry) continue;
+    all.push_back({entry.path(), process_start(owner->pid) == owner->started, std::move(*registry)});
+  }
+  return all;
+}
 
 Result<> write_registry(const std::string& path, const Registry& registry) {
   std::ostringstream text;
@@ -66,6 +104,7 @@ std::optional<std::uint64_t> process_start(pid_t pid) {
   std::istringstream fields(line.substr(name_end + 1));
   std::string field;
   for (int number = 3; number <= 22 && fields >> field; ++number) {  // starttime is the 22nd
+    if (number == 3 && (field == "Z" || field == "X")) return std::nullopt;
     if (number == 22) return std::strtoull(field.c_str(), nullptr, 10);
   }
   return std::nullopt;

@@ -31,12 +31,26 @@ struct Registry {
   std::vector<Entry> entries;
 };
 
+/// Where a supervisor that has handed its service over writes down those it still waits for. The name says whose it is,
+/// so that nobody mistakes it for that of a living one.
+std::string retired_registry(const std::string& directory, pid_t pid, std::uint64_t started);
+
+/// What such a supervisor has left in the directory.
+struct RetiredRegistry {
+  std::string path;
+  bool alive = false;  // its owner is: these are not orphans
+  Registry registry;
+};
+/// Files that are none of ours are left out, as are more than there can be.
+std::vector<RetiredRegistry> retired_registries(const std::string& directory);
+
 /// Atomic: a reader finds the old one or the new one. Errors: os.
 Result<> write_registry(const std::string& path, const Registry& registry);
 /// nullopt: there is none, or it is not one of ours. Entries that do not parse are left out.
 std::optional<Registry> read_registry(const std::string& path);
 
-/// When a process started, in clock ticks since boot; nullopt: there is no such process.
+/// When a process started, in clock ticks since boot; nullopt: there is no such process, or it is dead and only its
+/// parent has not asked yet.
 std::optional<std::uint64_t> process_start(pid_t pid);
 
 }  // namespace ebb::supervisor

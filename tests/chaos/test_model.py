@@ -24,7 +24,7 @@ class T30Model(scenario.Scenario):
         self.portal.own_binary()
         self.bridge.own_binary()
         self.start_services()
-        self.worker_kills = 0
+        self.worker_kills = self.retired_kills = 0
 
     def both(self) -> service.Service:
         return self.chance.choice((self.portal, self.bridge))
@@ -36,7 +36,7 @@ class T30Model(scenario.Scenario):
     def broken(self):
         it = self.both()
         it.write("{ broken")
-        assert actions.reload(it).returncode == 23
+        assert it.ctl("reload", "--wait", socket=True).returncode == 23  # so that the supervisor reads it
         it.configure()
 
     def resize(self):
@@ -65,6 +65,13 @@ class T30Model(scenario.Scenario):
         self.worker_kills += actions.kill_supervisor(it, with_workers) - 1
         actions.restart_supervisor(it, self.chance.uniform(0, 0.5))
 
+    def kill_retired(self):
+        """One of before an upgrade, that waits for its last process."""
+        it = self.both()
+        retired = sorted(set(it.supervisors()) - {it.main()})
+        if retired:
+            self.retired_kills += service.signal_if_there(self.chance.choice(retired), signal.SIGKILL)
+
     def reopen_logs(self):
         self.both().signal(signal.SIGUSR1)
 
@@ -74,7 +81,7 @@ class T30Model(scenario.Scenario):
         choices = [self.kill_worker, self.freeze_broker]
         for needed, more in ((lambda: actions.good_reload(self.portal), [self.hup, self.broken, self.resize]),
                              (lambda: actions.need_signal(self.portal, signal.SIGUSR1), [self.reopen_logs]),
-                             (lambda: actions.good_upgrade(self.portal), [self.upgrade]),
+                             (lambda: actions.good_upgrade(self.portal), [self.upgrade, self.kill_retired]),
                              (lambda: actions.need_broker_replacement(self.portal), [self.replace]),
                              (self.try_adoption, [self.kill_supervisor])):
             try:
@@ -109,7 +116,8 @@ class T30Model(scenario.Scenario):
             except AssertionError as failed:
                 raise AssertionError(f"seed {self.seed}, last actions {story[-10:]}: {failed}") from failed
         allowed = scenario.poisson_limit(self.worker_kills / 500)
-        self.note(f"{len(story)} actions of {len(choices)} kinds, {self.worker_kills} workers killed")
+        self.note(f"{len(story)} actions of {len(choices)} kinds, {self.worker_kills} workers and {self.retired_kills} "
+                  "retired supervisors killed")
         self.expect(it, lost=allowed)
         for one in self.services:
             try:

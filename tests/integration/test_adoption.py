@@ -163,6 +163,89 @@ class Adoption(Orphaned):
 
 
 @case.beyond_v2ray
+class RetiredOneDies(Orphaned):
+    """The supervisor of before an upgrade, which waits for its last processes."""
+
+    def upgrade(self) -> int:
+        """The retired one's pid. Its broker has the first visitor."""
+        old = self.portal.main()
+        self.ctl("upgrade")
+        self.assertTrue(procfs.alive(old))
+        wait.until("its workers have left", lambda: len(self.portal.role("worker")) == 2, 10)
+        return old
+
+    def kill(self, *pids: int) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self.gone(pids, 5)
+
+    def test_the_one_in_charge_takes_its_processes_over(self):
+        self.start_operated()
+        stream, broker = self.stream(), self.portal.broker()
+        old = self.upgrade()
+        self.assertNotIn("broker b1", self.states(), "that is the old one's")
+        self.kill(old)
+        self.log_says('process adopted name="broker b1"')
+        self.assertEqual(self.states()["broker b1"], "draining")
+        stream.exchange()
+        self.assertTrue(visitors.fetches(self.public))
+        self.portal.signal(signal.SIGTERM)
+        self.all_gone(7)
+        self.assertFalse(procfs.alive(broker))
+
+    def test_its_last_process_leaves(self):
+        self.start_operated()
+        stream, broker = self.stream(), self.portal.broker()
+        self.kill(self.upgrade())
+        self.log_says('process adopted name="broker b1"')
+        stream.close()
+        self.gone([broker], 60)
+        self.log_says('process ended name="broker b1"')
+        self.assertEqual([f for f in self.files() if f.startswith("retired")], [])
+
+    def test_both_die(self):
+        self.start_operated()
+        stream = self.stream()
+        old, main = self.upgrade(), self.portal.main()
+        self.kill(main, old)
+        stream.exchange()
+        self.restart()
+        names = re.findall(r'process adopted name="(\S+ \S+)"', self.portal.log())
+        self.assertEqual(sorted(n for n in names if n.startswith("broker")), ["broker b1", "broker b18"])
+        stream.exchange()
+        self.settled()
+        self.assertTrue(visitors.fetches(self.public))
+        self.portal.signal(signal.SIGTERM)
+        self.all_gone(7)
+
+    def test_after_the_one_in_charge(self):
+        """The next one finds it waiting, and must not take from it what it needs to be found later."""
+        self.start_operated()
+        stream = self.stream()
+        old = self.upgrade()
+        self.kill_supervisor()
+        self.restart()
+        self.settled()
+        self.kill(old)
+        self.log_says('process adopted name="broker b1"')
+        stream.exchange()
+        self.portal.signal(signal.SIGTERM)
+        self.all_gone(7)
+
+    def test_while_the_service_stops(self):
+        self.start_operated()
+        stream = self.stream()
+        old = self.upgrade()
+        self.portal.signal(signal.SIGQUIT)
+        wait.until("nobody is let in", lambda: not procfs.listening(self.public), 10)
+        self.kill(old)
+        self.log_says('process adopted name="broker b1"')
+        stream.exchange()
+        self.portal.signal(signal.SIGTERM)
+        self.all_gone(7)
+
+
+@case.beyond_v2ray
 class Configurations(Orphaned):
     """They may be other ones at the restart."""
 

@@ -99,6 +99,14 @@ TEST(Adoption, KnowsARetiredSupervisorAndStopsIt) {
   EXPECT_TRUE(has(stage.actions(), "exit 0"));
 }
 
+TEST(Adoption, ARetiredSupervisorsProcessesAreTakenOverWhenItEnds) {
+  Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1), orphan(9, ipc::Role::supervisor, 0)}, 4,
+              {9, 4, 1});
+  stage.actions();
+  stage.machine.exited(ChildKey{9}, std::nullopt, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"adopt"});
+}
+
 TEST(Adoption, WithoutABrokerOneIsStartedAndToldWhatOldIdsMean) {
   Stage stage(Stage::two_workers(), {orphan(7, ipc::Role::worker, 4, 0), orphan(6, ipc::Role::worker, 3, 0)}, 4,
               {8, 4, 1});

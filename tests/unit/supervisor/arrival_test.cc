@@ -57,6 +57,7 @@ TEST(Arrival, TakesOverStepByStep) {
   stage.dies("w3");  // its successor needs the old broker, too
   EXPECT_EQ(stage.actions(), (Words{"spawn w5", "link w5 old", "link w5 b2", "tell w5 gen22"}));
   stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"adopt"});
   stage.dies("w4");
   EXPECT_EQ(stage.actions(), (Words{"spawn w6", "link w6 b2", "tell w6 gen22"}));
 }
@@ -259,6 +260,41 @@ TEST(Arrival, AStopThatLetsConnectionsFinishIsPassedOn) {
   stage.pass(1s);
   for (const auto* name : {"w3", "w4"}) stage.dies(name, {false, 0});
   EXPECT_TRUE(has(stage.actions(), "kill old 3"));
+}
+
+TEST(Arrival, AnOldOneThatEndsMayHaveBeenKilledWithProcessesLeft) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});  // it need not be dead yet
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"adopt"});
+  std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 5, 0, false), orphan(3, ipc::Role::broker, 3)};
+  stage.machine.take_in(orphans, stage.now);
+  stage.names[orphans[0].key] = "orphan";
+  stage.names[orphans[1].key] = "orphaned-broker";
+  const auto words = stage.actions();
+  EXPECT_FALSE(has(words, "drain orphan 3600000"));  // it was told before
+  EXPECT_TRUE(has(words, "tell orphaned-broker gen3 draining"));
+  EXPECT_TRUE(has(stage.pass(3605s), "kill orphan 15"));  // hardStopAfter counts anew
+}
+
+TEST(Arrival, AStopWaitsForWhatAnOldOneHasLeft) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.pass(10s);
+  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.pass(1s);
+  for (const auto* name : {"w3", "w4", "b2"}) stage.dies(name, {false, 0});
+  stage.actions();
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"adopt"});
+  std::vector<Orphan> nobody;
+  stage.machine.take_in(nobody, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "exit 0"));
 }
 
 }  // namespace

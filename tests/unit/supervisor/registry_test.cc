@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -71,6 +72,37 @@ TEST_F(RegistryTest, AProcessIsKnownByWhenItStarted) {
   EXPECT_GT(*mine, 0u);
   EXPECT_EQ(process_start(::getpid()), mine);
   EXPECT_FALSE(process_start(-1));
+}
+
+TEST_F(RegistryTest, OneThatNobodyHasWaitedForIsDead) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_FALSE(process_start(child));
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+}
+
+TEST_F(RegistryTest, OfRetiredSupervisorsTellsWhoLives) {
+  const auto started = process_start(::getpid());
+  ASSERT_TRUE(started);
+  const Registry written{1, 1, 1, 1, {{8, "broker", 1, 0, 10, 20, "b"}}};
+  const std::string alive = retired_registry(root_, ::getpid(), *started);
+  const std::string dead = retired_registry(root_, ::getpid(), *started + 1);  // its pid is somebody else's by now
+  ASSERT_TRUE(write_registry(alive, written));
+  ASSERT_TRUE(write_registry(dead, written));
+  for (const auto* name : {"registry", "retired-", "retired-1", "retired-1-", "retired-x-1", "retired-1-2.new"}) {
+    ASSERT_TRUE(write_registry(std::filesystem::path(root_) / name, written));
+  }
+  std::ofstream(root_ + "/retired-5-5") << "nonsense";
+  const auto all = retired_registries(root_);
+  ASSERT_EQ(all.size(), 2u);
+  for (const auto& one : all) {
+    EXPECT_EQ(one.alive, one.path == alive) << one.path;
+    EXPECT_TRUE(one.path == alive || one.path == dead) << one.path;
+    EXPECT_EQ(one.registry.entries.size(), 1u);
+  }
+  EXPECT_TRUE(retired_registries(root_ + "/none").empty());
 }
 
 }  // namespace
