@@ -13,6 +13,7 @@ using namespace std::chrono_literals;
 constexpr auto kPingEvery = 1s;
 constexpr unsigned kUnansweredPings = 5;
 constexpr std::uint32_t kLagLimitUs = 5'000'000;
+constexpr auto kForgiveFor = 5s;      // after a standstill: the PONGs that still tell of it
 constexpr auto kAfterAbort = 1s;      // from ABRT (a core is written) to KILL
 constexpr auto kAfterTerminate = 2s;  // from TERM to KILL
 constexpr auto kRetire = 1s;          // a SYN-ACK timeout: half-open handshakes come through (spec/processes.md 3.5)
@@ -481,13 +482,21 @@ void Machine::pong(ChildKey key, const ipc::Pong& pong, TimePoint now) {
   one->unanswered = 0;
   one->connections = pong.conns;
   one->fds_free = pong.fds_free;
-  if (pong.loop_lag_us <= kLagLimitUs || one->kill) return;
+  const auto lag = std::chrono::microseconds(pong.loop_lag_us) - standstill(now);
+  if (lag <= std::chrono::microseconds(kLagLimitUs) || one->kill) return;
   note(log::Level::error, "process hangs",
        {{"name", one->name()}, {"lag_ms", std::to_string(pong.loop_lag_us / 1000)}});
   kill(*one, SIGABRT);
   one->kill = now + kAfterAbort;
   if (arrival_) return arrival_failed(one->name() + " hangs", now);
   if (new_in_reload(*one)) reload_failed(one->name() + " hangs", now);
+}
+
+/// By how much we ourselves are late, or were a moment ago: a machine that was paused stands still as a whole, and what
+/// its processes then report as lag is no fault of theirs.
+Duration Machine::standstill(TimePoint now) const {
+  const Duration late = now - next_ping_;
+  return std::max(now < forgiven_until_ ? forgiven_ : Duration(0), late);
 }
 
 void Machine::watch(Child& one, TimePoint now) {
@@ -548,6 +557,12 @@ void Machine::tick(TimePoint now) {
     kill(one, SIGKILL);
   }
   if (now >= next_ping_) {
+    if (const Duration late = now - next_ping_; late >= kPingEvery) {
+      note(log::Level::warning, "everything stood still",
+           {{"ms", std::to_string(std::chrono::duration_cast<milliseconds>(late).count())}});
+      forgiven_ = late;
+      forgiven_until_ = now + kForgiveFor;
+    }
     next_ping_ = now + kPingEvery;
     for (auto& [key, one] : children_) watch(one, now);
   }

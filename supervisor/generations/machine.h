@@ -391,6 +391,7 @@ class Machine {
   void kill_all();
   void leave_if_empty();
   void watch(Child& one, TimePoint now);
+  Duration standstill(TimePoint now) const;
 
   Plan plan_;
   Phase phase_ = Phase::starting;
@@ -422,6 +423,8 @@ class Machine {
   RespawnPolicy worker_exits_;
   RespawnPolicy broker_exits_;
   TimePoint next_ping_{};
+  Duration forgiven_{};  // how long everything stood still, lately
+  TimePoint forgiven_until_{};
   std::optional<TimePoint> next_live_;     // an older broker leaves: ask the newest one then
   std::optional<TimePoint> retired_;       // phase retiring: DRAIN the workers then
   std::optional<TimePoint> drain_broker_;  // phase draining: DRAIN the broker then, or when the workers are gone

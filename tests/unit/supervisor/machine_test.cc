@@ -177,6 +177,23 @@ TEST(Machine, AbortsALoopThatLags) {
   EXPECT_EQ(stage.machine.find(stage.key("b1"))->connections, 3u);
 }
 
+TEST(Machine, ForgivesTheLagOfAMachineThatStoodStill) {
+  Stage stage = Stage::running();
+  stage.pass(2500ms);
+  stage.now += 8s;  // nobody ran, we neither
+  stage.machine.pong(stage.key("b1"), {0, 7'900'000, 0, 0, 0}, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.tick(stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"ping b1", "ping w2", "ping w3"}));
+  stage.machine.pong(stage.key("w2"), {0, 8'000'000, 0, 0, 0}, stage.now + 1s);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.pong(stage.key("w3"), {0, 12'600'001, 0, 0, 0}, stage.now + 1s);  // it was late by itself, too
+  EXPECT_EQ(stage.actions(), Words{"kill w3 6"});
+  stage.pass(5s);
+  stage.machine.pong(stage.key("b1"), {0, 5'000'001, 0, 0, 0}, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"kill b1 6"});
+}
+
 TEST(Machine, AReplacementThatIsNeverReadyIsKilledAndReplaced) {
   Stage stage = Stage::running();
   stage.dies("w2");
