@@ -22,12 +22,12 @@ using routing::PortRange;
 enum class LogLevel : std::uint8_t { debug, info, warning, error, none };
 
 struct Log {
-  bool access_on = false;   // no `log` section: off; an empty one: on (spec/config.md 6)
-  std::string access;       // "" = standard output, else a path
+  bool access_on = false;  // no `log` section: off; an empty one: on (spec/config.md 6)
+  std::string access;      // "" = standard output, else a path
   bool error_on = true;
-  std::string error;        // "" = standard output, else a path
+  std::string error;  // "" = standard output, else a path
   LogLevel level = LogLevel::warning;
-  bool json = false;        // ebbgate.log.format
+  bool json = false;  // ebbgate.log.format
 };
 
 enum class VmessSecurity : std::uint8_t { auto_, aes_128_gcm, chacha20_poly1305, none, zero };

@@ -363,6 +363,7 @@ void Runner::perform(const action::Kill& action) {
 
 void Runner::perform(const action::Note& action) {
   std::vector<log::RenderedField> fields;
+  fields.reserve(action.fields.size());
   for (const auto& [key, value] : action.fields) fields.push_back({key, std::string_view(value)});
   if (log_enabled(action.level)) log::current()->event(action.level, "supervisor", action.text, fields);
 }
@@ -463,7 +464,7 @@ void Runner::gone(ChildKey key, const std::optional<ExitStatus>& status) {
 
 // ---- figures ----------------------------------------------------------------------------------
 
-bool Runner::ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done,
+bool Runner::ask_children(const std::string& request, std::function<void(std::vector<ChildAnswer>)> done,
                           const std::function<bool(const Child&)>& whom) {
   if (gatherings_.size() >= kMaxGatherings) return false;
   const std::uint64_t id = ++last_gathering_;
@@ -490,9 +491,9 @@ void Runner::on_answer(ChildLink& child, std::string json) {
   child.asked.pop_front();
   const auto found = gatherings_.find(id);
   if (found == gatherings_.end()) return;  // too late
-  for (auto& answer : found->second->answers) {
-    if (answer.child.key == child.key) answer.json = std::move(json);
-  }
+  auto& answers = found->second->answers;
+  const auto of_child = std::ranges::find(answers, child.key, [](const ChildAnswer& one) { return one.child.key; });
+  if (of_child != answers.end()) of_child->json = std::move(json);
   if (--found->second->missing == 0) finish(id);
 }
 

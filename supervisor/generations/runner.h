@@ -69,7 +69,7 @@ class Runner {
   int run();
 
   /// Asks every child that serves; `done` is called once, within kAnswerTime. False: too many questions are open.
-  bool ask_children(std::string request, std::function<void(std::vector<ChildAnswer>)> done,
+  bool ask_children(const std::string& request, std::function<void(std::vector<ChildAnswer>)> done,
                     const std::function<bool(const Child&)>& whom = {});
 
   /// As HUP. `done` gets the exit status for who asked: 0 once the new configuration decides, else the reason.

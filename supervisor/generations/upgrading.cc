@@ -288,6 +288,7 @@ void Runner::adopt() {
   configurations_.try_emplace(adoption.current, decided_);
   decided_ = configurations_.at(adoption.current);
   std::vector<Orphan> orphans;
+  orphans.reserve(adoption.processes.size());
   for (auto& one : adoption.processes) orphans.push_back(one.orphan);
   slots_.restore(true);
   machine_.begin_over(orphans, adoption.current, adoption.used, Clock::now());
@@ -323,6 +324,7 @@ void Runner::perform(const action::AdoptOrphans&) {
     configurations_.try_emplace(gen, Configuration{snapshot, plan_of(snapshot->config, service_.cpus), decided_.logs});
   }
   std::vector<Orphan> orphans;
+  orphans.reserve(adoption->processes.size());
   for (auto& one : adoption->processes) orphans.push_back(one.orphan);
   machine_.take_in(orphans, loop_.now());
   link_adopted(std::move(adoption->processes), orphans);

@@ -17,10 +17,11 @@ using namespace std::chrono_literals;
 
 /// Plays the runner and the children: obeys Spawn, keeps the clock, writes actions down as words.
 struct Stage {
-  explicit Stage(Plan plan) : machine(plan) { machine.begin(now); }
+  explicit Stage(const Plan& plan) : machine(plan) { machine.begin(now); }
   /// As the new supervisor of an upgrade.
-  Stage(Plan plan, const Predecessor& predecessor) : machine(plan) { machine.begin_after(predecessor, now); }
-  Stage(Plan plan, const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used) : machine(plan) {
+  Stage(const Plan& plan, const Predecessor& predecessor) : machine(plan) { machine.begin_after(predecessor, now); }
+  Stage(const Plan& plan, const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used)
+      : machine(plan) {
     for (const auto& one : orphans) {
       names[one.key] = (one.role == ipc::Role::broker ? "b" : "w") + std::to_string(one.key.value);
     }
@@ -150,7 +151,7 @@ struct Stage {
     return all;
   }
   /// Start-up of two workers, done.
-  static Stage running(Plan plan = two_workers()) {
+  static Stage running(const Plan& plan = two_workers()) {
     Stage stage(plan);
     stage.actions();
     for (const auto* name : {"w2", "b1", "w3"}) {
@@ -160,7 +161,7 @@ struct Stage {
     return stage;
   }
   /// A reload up to the step in which new workers are to be READY.
-  void reload_to_readying(Plan plan = two_workers(), bool removes = false) {
+  void reload_to_readying(const Plan& plan = two_workers(), bool removes = false) {
     machine.signal(SIGHUP, false, now);
     const auto words = actions();
     ASSERT_EQ(words.size(), 1u);
