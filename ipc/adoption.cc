@@ -31,6 +31,7 @@ void ChildControl::link_over(ReadEnd end) {
   if (end == ReadEnd::fault) return broken(Error{Errc::protocol, "the supervisor sent a bad message: " + fault, "ctl"});
   if (!committed_ || !adoption_) {
     state_ = State::ended;
+    adoption_.reset();  // nobody shall wait there
     return handler_.on_drain({DrainOrder::Why::supervisor_gone, std::nullopt, std::chrono::milliseconds(0)});
   }
   state_ = State::orphaned;

@@ -154,9 +154,7 @@ int run_service(const Command& command, int argc, char** argv) {
   std::optional<Adoption> adoption;
   if (!predecessor) {
     adoption = adopt_orphans(directory->path, directory->instance);
-    const std::span<const Adopted> in_use =
-        adoption ? std::span<const Adopted>(adoption->processes) : std::span<const Adopted>();
-    sweep_adoption_sockets(directory->path, in_use);
+    sweep_adoption_sockets(directory->path, adoption);
   }
 
   const Plan plan = plan_of(config, cpus());

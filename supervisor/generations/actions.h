@@ -168,8 +168,12 @@ struct AllMoved {};  // nobody will say which portals have moved: all have, tunn
 struct TellReady {
   ChildKey predecessor;
 };
-struct TakeOver {};        // we are in charge: the lock, the admin socket, the registry
-struct AdoptOrphans {};    // the old one is dead: its children are ours, by what it wrote into the registry
+struct TakeOver {};  // we are in charge: the lock, the admin socket, the registry
+/// A supervisor before us is dead, its children are ours: by what it wrote down when it handed over or, with
+/// `in_charge`, into the registry, for it had not. Ends with Machine::take_in().
+struct AdoptOrphans {
+  bool in_charge = false;
+};
 struct Reclaim {};         // the old one: a successor is dead, perhaps in the middle of taking over
 struct LeavePredecessor {  // we are not: it need not wait
   ChildKey predecessor;

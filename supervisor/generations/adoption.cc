@@ -35,12 +35,16 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   });
   const auto all = brokers();
   // Without the slots the newest one, too, was told to leave: in a stop, or for one that has not come.
-  const bool usable = !all.empty() && (serves(children_.at(all.back())) || plan_.workers == 0);
+  const bool told = !all.empty() && std::ranges::any_of(orphans, [&](const Orphan& one) {
+    return one.key == all.back() && one.retired;
+  });
+  const bool usable = !all.empty() && !told && (serves(children_.at(all.back())) || plan_.workers == 0);
   for (const ChildKey key : all) {
     if (key != all.back() || !usable) replace_by(children_.at(key), now);
   }
   if (!usable) spawn_broker(now);
   reload(now);
+  adopt(false);  // of a retired supervisor that has died since we looked
 }
 
 /// `serves`: nobody has told it to leave yet.
@@ -72,17 +76,44 @@ Child& Machine::add_orphan(const Orphan& orphan, TimePoint now) {
   return children_.emplace(one.key, one).first->second;
 }
 
-void Machine::take_in(std::vector<Orphan>& orphans, TimePoint now) {
+void Machine::adopt(bool in_charge) {
+  adopting_ = true;
+  emit(action::AdoptOrphans{in_charge});
+}
+
+void Machine::take_in(std::vector<Orphan>& orphans, bool more, TimePoint now) {
+  adopting_ = more;
   for (Orphan& orphan : orphans) {
     orphan.key = next_key();  // theirs may be numbers of ours: two supervisors have counted
     Child& child = add_orphan(orphan, now);
-    if (orphan.role == ipc::Role::broker) {
-      replace_by(child, now);
+    if (phase_ == Phase::stopping || phase_ == Phase::failing) {
+      stop_child(child, now);
     } else if (orphan.role == ipc::Role::worker) {
       show_out(child, orphan.serves, now);
+    } else if (orphan.role == ipc::Role::broker && phase_ == Phase::draining && !drain_broker_) {
+      drain(child, plan_.hard_stop_broker, plan_.drain_spread, now);  // as ours were by now
+    } else if (orphan.role == ipc::Role::broker) {
+      replace_by(child, now);
+      catch_up(child);
     }
   }
+  if (arrival_ && !predecessor_) take_over(now);
   leave_if_empty();
+}
+
+/// A configuration that the others have been told of already, and will be told to use.
+void Machine::catch_up(const Child& broker) {
+  if (reload_ && reload_->step > ReloadStep::loading && reload_->step < ReloadStep::committing) prepare({broker.key});
+  if (upgrade_ && upgrade_->config != 0 && !upgrade_->apart) {
+    emit(action::UpdateBroker{broker.key, ipc::UpdatePhase::prepare, upgrade_->config});
+  }
+}
+
+void Machine::know(std::vector<Orphan>& supervisors, TimePoint now) {
+  for (Orphan& one : supervisors) {
+    one.key = next_key();
+    add_orphan(one, now);
+  }
 }
 
 }  // namespace ebb::supervisor

@@ -160,6 +160,7 @@ void Machine::take_over(TimePoint now) {
   emit(action::CloseRemoved{current_gen_, escrow()});
   if (Child* old = child(was.predecessor)) old->state = ChildState::draining;
   next_live_ = now + kAskLive;
+  adopt(false);  // of those who died while nobody was sure to notice
   next_operation(now);
 }
 
@@ -183,9 +184,8 @@ void Machine::predecessor_gone(TimePoint now) {
     return fail("the supervisor that started this one has ended");
   }
   note(log::Level::warning, "the old supervisor has ended in the middle of the upgrade");
-  emit(action::AdoptOrphans{});
-  take_over(now);
   children_.erase(key);
+  adopt(true);  // and then take over: see take_in()
 }
 
 void Machine::arrival_failed(const std::string& why, TimePoint now) {

@@ -242,8 +242,9 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
     if (gone.role == ipc::Role::successor && phase_ == Phase::running) emit(action::Reclaim{});
     const bool arriving = arrival_.has_value();
     if (predecessor_ == key) predecessor_gone(now);
-    if (gone.role == ipc::Role::supervisor && !arriving && (phase_ == Phase::running || phase_ == Phase::draining)) {
-      return emit(action::AdoptOrphans{});  // it may not have waited for its last process, but been killed
+    const bool serving = phase_ == Phase::running || phase_ == Phase::retiring || phase_ == Phase::draining;
+    if (gone.role == ipc::Role::supervisor && !arriving && (serving || phase_ == Phase::stopping)) {
+      adopt(false);  // it may not have waited for its last process, but been killed
     }
     return leave_if_empty();
   }
@@ -349,7 +350,7 @@ void Machine::leave_if_empty() {
   // A successor in charge goes on without us.
   const bool waiting = std::ranges::any_of(
       children_, [&](const auto& c) { return phase_ != Phase::retired || c.second.role != ipc::Role::successor; });
-  if (waiting || phase_ == Phase::running || phase_ == Phase::starting || phase_ == Phase::done) return;
+  if (waiting || adopting_ || phase_ == Phase::running || phase_ == Phase::starting || phase_ == Phase::done) return;
   phase_ = Phase::done;
   note(log::Level::info, "stopped");
   emit(action::Exit{exit_code_, failure_});
@@ -404,17 +405,17 @@ void Machine::stop_fast(TimePoint now) {
   phase_ = Phase::stopping;
   respawns_.clear();
   emit(action::CloseSlots{});
-  if (retired) std::erase_if(children_, [](const auto& c) { return c.second.role == ipc::Role::successor; });
-  for (auto& [key, one] : children_) {
-    if (one.supervises()) {
-      stop_supervisor(one, now);
-      continue;
-    }
-    drain(one, std::max(plan_.stop_grace, milliseconds(1)), milliseconds(0), now);
-    one.terminate.reset();
-    one.kill = now + plan_.stop_grace + kKillSlack;
-  }
+  // The successor goes on, and stops those before us, too: a second TERM would tell them to be quick.
+  if (retired) std::erase_if(children_, [](const auto& c) { return c.second.supervises(); });
+  for (auto& [key, one] : children_) stop_child(one, now);
   leave_if_empty();
+}
+
+void Machine::stop_child(Child& one, TimePoint now) {
+  if (one.supervises()) return stop_supervisor(one, now);
+  drain(one, std::max(plan_.stop_grace, milliseconds(1)), milliseconds(0), now);
+  one.terminate.reset();
+  one.kill = now + plan_.stop_grace + kKillSlack;
 }
 
 /// It ends its own children as we do ours.
@@ -462,7 +463,10 @@ void Machine::drain_workers(TimePoint now) {
 void Machine::drain_broker(TimePoint now) {
   drain_broker_.reset();
   for (const ChildKey key : brokers()) drain(children_.at(key), plan_.hard_stop_broker, plan_.drain_spread, now);
-  if (predecessor_) emit(action::Kill{*predecessor_, SIGQUIT});  // it does the same with its own
+  for (const auto& [key, one] : children_) {
+    // They do the same with their own.
+    if (one.role == ipc::Role::supervisor && phase_ != Phase::retired) emit(action::Kill{key, SIGQUIT});
+  }
 }
 
 void Machine::drained(ChildKey key, const ipc::Drained& left) {
@@ -531,9 +535,13 @@ void Machine::tick(TimePoint now) {
     }
     if (one.kill && now >= *one.kill) {
       one.kill.reset();
-      if (one.role == ipc::Role::supervisor && one.state == ChildState::draining) {
-        one.state = ChildState::killed;  // it kills its children now; KILL would only orphan them
-        one.kill = now + kOtherSupervisor;
+      if (one.role == ipc::Role::supervisor) {
+        // A second TERM, and it kills its children; KILL only orphans them. It is for one that hears nothing.
+        const bool deaf = one.state == ChildState::killed;
+        if (!deaf) one.kill = now + kOtherSupervisor;
+        one.state = ChildState::killed;
+        emit(action::Kill{key, deaf ? SIGKILL : SIGTERM});
+        continue;
       }
       kill(one, SIGKILL);
     }

@@ -181,7 +181,8 @@ struct Orphan {
   std::uint32_t index = 0;
   pid_t pid = 0;
   std::uint32_t connections = 0;
-  bool serves = false;  // it has slots: it was not told to leave
+  bool serves = false;   // it has slots: it was not told to leave
+  bool retired = false;  // of a supervisor that had handed over: it was told
 };
 
 class Machine {
@@ -198,9 +199,11 @@ class Machine {
   /// Over processes that lost their supervisor; then an ordinary reload replaces them (9.4). `current`: the generation
   /// that decided; `plan` (of the constructor) is its plan.
   void begin_over(const std::vector<Orphan>& orphans, std::uint64_t current, const Numbers& used, TimePoint now);
-  /// Children of a supervisor that died before COMMIT, or as it waited for them: they leave, as they would have. Gives
-  /// each a key of ours. Called for every AdoptOrphans, also when there is nobody.
-  void take_in(std::vector<Orphan>& orphans, TimePoint now);
+  /// The answer to AdoptOrphans, also when there is nobody: children of a supervisor that died before COMMIT, or as it
+  /// waited for them. They leave, as they would have. Gives each a key of ours. `more`: others have not answered yet.
+  void take_in(std::vector<Orphan>& orphans, bool more, TimePoint now);
+  /// Supervisors of earlier upgrades, which the one before us knew: from now on they are ours to stop. Gives keys.
+  void know(std::vector<Orphan>& supervisors, TimePoint now);
 
   void spawned(ChildKey child, pid_t pid);
   void spawn_failed(ChildKey child, std::string_view why, TimePoint now);
@@ -366,7 +369,9 @@ class Machine {
   void maintain(TimePoint now);
   // adoption.cc
   Child& add_orphan(const Orphan& orphan, TimePoint now);
+  void adopt(bool in_charge);
   void show_out(Child& worker, bool serves, TimePoint now);
+  void catch_up(const Child& broker);
   // arrival.cc
   void advance_arrival(TimePoint now);
   void spawn_arrivals(TimePoint now);
@@ -388,6 +393,7 @@ class Machine {
   void drain_broker(TimePoint now);
   void drain(Child& one, milliseconds deadline, milliseconds jitter, TimePoint now);
   void stop_supervisor(Child& other, TimePoint now);
+  void stop_child(Child& one, TimePoint now);
   void kill_all();
   void leave_if_empty();
   void watch(Child& one, TimePoint now);
@@ -427,6 +433,7 @@ class Machine {
   TimePoint forgiven_until_{};
   std::optional<TimePoint> next_live_;     // an older broker leaves: ask the newest one then
   std::optional<TimePoint> retired_;       // phase retiring: DRAIN the workers then
+  bool adopting_ = false;                  // AdoptOrphans is not answered: who will come must not be left behind
   std::optional<TimePoint> drain_broker_;  // phase draining: DRAIN the broker then, or when the workers are gone
   std::vector<Action> actions_;
 };

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <set>
 
 #include "common/base/bytes.h"
 #include "common/base/log.h"
@@ -98,21 +99,42 @@ void read(Candidate& one) {
   }
 }
 
-/// The entries that dead ones of earlier upgrades have left, under keys that nobody has. Their paths.
-std::vector<std::string> add_retired(Registry& registry, const std::string& directory) {
-  std::vector<std::string> paths;
+/// The entries that dead ones of earlier upgrades have left, under keys that nobody has. Their pids; `paths` gets the
+/// files.
+std::set<pid_t> add_retired(Registry& registry, const std::string& directory, std::vector<std::string>& paths) {
+  std::set<pid_t> pids;
   for (auto& one : retired_registries(directory)) {
     if (one.alive) continue;
     paths.push_back(std::move(one.path));
     registry.gen = std::max(registry.gen, one.registry.gen);
     registry.broker = std::max(registry.broker, one.registry.broker);
+    registry.key = std::max(registry.key, one.registry.key);
+    registry.current = std::max(registry.current, one.registry.current);
     for (auto& entry : one.registry.entries) {
-      if (std::ranges::any_of(registry.entries, [&](const auto& e) { return e.pid == entry.pid; })) continue;
-      entry.key = ++registry.key;
+      const auto same = [&](const auto& e) { return e.pid == entry.pid && e.started == entry.started; };
+      if (std::ranges::any_of(registry.entries, same)) continue;
+      do {
+        entry.key = ++registry.key;
+      } while ((entry.key & 0xFFFF) == 0);  // as Machine::next_key()
+      pids.insert(entry.pid);
       registry.entries.push_back(std::move(entry));
     }
   }
-  return paths;
+  return pids;
+}
+
+/// Without a pidfd where it has ended.
+Process process_of(const Registry::Entry& entry) {
+  Process process{entry.pid, Fd(static_cast<int>(::syscall(SYS_pidfd_open, entry.pid, 0)))};
+  if (process_start(entry.pid) != entry.started) process.pidfd.reset();
+  return process;
+}
+
+Adopted adopted_supervisor(const Registry::Entry& entry, Process process) {
+  return {{ChildKey{entry.key}, ipc::Role::supervisor, 0, 0, entry.pid, 0, false, true},
+          std::move(process),
+          std::nullopt,
+          ""};
 }
 
 /// Those of the registry that live; their ADOPT is on its way.
@@ -121,9 +143,9 @@ std::vector<Candidate> ask(const Registry& registry, const std::string& director
   for (const auto& entry : registry.entries) {
     Candidate one;
     one.entry = entry;
-    one.process = Process{entry.pid, Fd(static_cast<int>(::syscall(SYS_pidfd_open, entry.pid, 0)))};
+    one.process = process_of(entry);
     const std::string path = directory + "/" + entry.socket;
-    const bool alive = one.process.pidfd && process_start(entry.pid) == entry.started;
+    const bool alive = static_cast<bool>(one.process.pidfd);
     if (role_of(entry) == ipc::Role::supervisor) {  // it leads its own children until they are gone
       one.answered = true;
       if (alive) all.push_back(std::move(one));
@@ -186,46 +208,44 @@ std::shared_ptr<const Snapshot> read_snapshot(int memfd) {
 
 }  // namespace
 
-void sweep_adoption_sockets(const std::string& directory, std::span<const Adopted> in_use) {
-  const auto retired = retired_registries(directory);
-  const auto waited_for = [&](const std::string& name) {
-    return std::ranges::any_of(retired, [&](const RetiredRegistry& one) {
-      return one.alive && std::ranges::any_of(one.registry.entries, [&](const auto& e) { return e.socket == name; });
-    });
-  };
+void sweep_adoption_sockets(const std::string& directory, const std::optional<Adoption>& adoption) {
+  std::set<std::string> needed;
+  if (adoption) {
+    for (const auto& one : adoption->processes) needed.insert(one.socket);
+  }
+  for (const auto& retired : retired_registries(directory)) {  // also of one that has died since
+    if (adoption && std::ranges::find(adoption->left, retired.path) != adoption->left.end()) continue;
+    for (const auto& entry : retired.registry.entries) needed.insert(entry.socket);
+  }
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kSocketPrefix)) continue;
-    if (std::ranges::none_of(in_use, [&](const Adopted& one) { return one.socket == name; }) && !waited_for(name)) {
-      ::unlink(entry.path().c_str());
-    }
+    if (name.starts_with(kSocketPrefix) && !needed.contains(name)) ::unlink(entry.path().c_str());
   }
 }
 
 std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
-                                      std::chrono::milliseconds limit, const std::function<bool(pid_t)>& leave_alone) {
-  auto registry = read_registry(directory + "/registry");
-  if (!registry) return std::nullopt;
-  const auto left = add_retired(*registry, directory);
-  std::erase_if(registry->entries, [&](const auto& entry) { return leave_alone && leave_alone(entry.pid); });
-  auto all = ask(*registry, directory, instance);
-  wait_for_all(all, limit);
+                                      const AdoptOptions& options) {
   Adoption out;
-  out.left = left;
-  out.used = {registry->key, registry->gen, registry->broker};
-  out.current = registry->current;
+  Registry registry = options.in_charge ? read_registry(directory + "/registry").value_or(Registry{}) : Registry{};
+  const auto retired = add_retired(registry, directory, out.left);
+  const auto alone = [&](const auto& entry) { return options.leave_alone && options.leave_alone(entry.pid); };
+  std::erase_if(registry.entries, alone);
+  auto all = ask(registry, directory, instance);
+  wait_for_all(all, options.limit);
+  out.used = {registry.key, registry.gen, registry.broker};
+  out.current = registry.current;
   std::shared_ptr<const Snapshot> of_broker;
   std::uint64_t serving = 0;
   for (auto& one : all) {
     if (!one.answered) {
-      give_up(one);
+      out.more |= options.patient && !one.over;
+      if (!options.patient || one.over) give_up(one);
       continue;
     }
     const Registry::Entry& entry = one.entry;
     if (role_of(entry) == ipc::Role::supervisor) {
-      const Orphan retired{ChildKey{entry.key}, ipc::Role::supervisor, 0, 0, entry.pid, 0, false};
-      out.processes.push_back({retired, std::move(one.process), std::nullopt, ""});
+      out.processes.push_back(adopted_supervisor(entry, std::move(one.process)));
       continue;
     }
     const bool serves = !one.slots.empty();
@@ -238,11 +258,12 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
     take_slots(out.slots, one.slots);
     if (one.replay && !out.replay) out.replay = std::move(one.replay);
     const Orphan orphan{ChildKey{entry.key}, role_of(entry),  entry.gen, entry.index,
-                        entry.pid,           one.state.conns, serves};
+                        entry.pid,           one.state.conns, serves,    retired.contains(entry.pid)};
     out.processes.push_back({orphan, std::move(one.process), std::move(*one.channel), entry.socket});
   }
-  if (out.processes.empty()) {
-    for (const auto& path : left) ::unlink(path.c_str());
+  if (out.more) out.left.clear();  // they are to be found again
+  if (out.processes.empty() && !out.more) {
+    for (const auto& path : out.left) ::unlink(path.c_str());
     return std::nullopt;
   }
   // Not always what the registry says: it may have died between START and COMMIT of a reload, or as it rolled one back.
@@ -250,6 +271,18 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
   if (!out.snapshots.contains(out.current) && of_broker) out.snapshots[out.current] = of_broker;
   std::ranges::sort(out.slots, {}, &Slot::id);
   return out;
+}
+
+std::vector<Adopted> living_supervisors(const std::string& registry, const std::function<bool(pid_t)>& leave_alone) {
+  std::vector<Adopted> all;
+  const auto known = read_registry(registry);
+  if (!known) return all;
+  for (const auto& entry : known->entries) {
+    if (role_of(entry) != ipc::Role::supervisor || leave_alone(entry.pid)) continue;
+    Process process = process_of(entry);
+    if (process.pidfd) all.push_back(adopted_supervisor(entry, std::move(process)));
+  }
+  return all;
 }
 
 Result<Fd> make_adoption_socket(const std::string& path) {

@@ -37,22 +37,30 @@ struct Adoption {
   Fd replay;                                                           // the replay table; empty: nobody had it
   std::map<std::uint64_t, std::shared_ptr<const Snapshot>> snapshots;  // by worker generation
   std::vector<std::string> left;  // registries of retired supervisors that are dead: to be removed once ours is written
+  bool more = false;              // somebody has not answered yet: to be asked again
 };
 
-inline constexpr std::chrono::seconds kAdoptionLimit{5};  // as the watchdog: who does not answer by then hangs
+inline constexpr std::chrono::milliseconds kAdoptionLimit{5000};  // as the watchdog: who does not answer by then hangs
 
-/// Adopts every process that still lives of the registry in `directory`, and of those that retired supervisors have
-/// left there who are dead. One that does not answer in time is killed, one of another protocol is told to leave
-/// (QUIT). `leave_alone`: who has a supervisor. nullopt: there is nobody.
+struct AdoptOptions {
+  std::chrono::milliseconds limit = kAdoptionLimit;
+  bool in_charge = true;                     // also those of `registry`: nobody else is alive who wrote it
+  bool patient = false;                      // who does not answer in time is left for another try
+  std::function<bool(pid_t)> leave_alone{};  // who has a supervisor
+};
+/// Adopts every process that still lives of those which dead supervisors have written down in `directory`. One that
+/// does not answer in time is killed, one of another protocol is told to leave (QUIT). nullopt: there is nobody.
 std::optional<Adoption> adopt_orphans(const std::string& directory, const std::string& instance,
-                                      std::chrono::milliseconds limit = kAdoptionLimit,
-                                      const std::function<bool(pid_t)>& leave_alone = {});
+                                      const AdoptOptions& options = {});
+
+/// The supervisors named by a registry that still live and are not `leave_alone`d.
+std::vector<Adopted> living_supervisors(const std::string& registry, const std::function<bool(pid_t)>& leave_alone);
 
 /// Names of adoption sockets begin with it.
 inline constexpr const char* kSocketPrefix = "child-";
-/// Removes what processes that were killed have left in the directory; not what a retired supervisor still needs. Only
-/// while nobody else uses it: the lock is held and no child has been started.
-void sweep_adoption_sockets(const std::string& directory, std::span<const Adopted> in_use);
+/// Removes what processes that were killed have left in the directory, but not what `adoption` has or a retired
+/// supervisor may still need. Only while nobody else uses it: the lock is held and no child has been started.
+void sweep_adoption_sockets(const std::string& directory, const std::optional<Adoption>& adoption);
 
 /// A listening socket at which one child can be adopted, made before it is spawned. Errors: os, with the path.
 Result<Fd> make_adoption_socket(const std::string& path);

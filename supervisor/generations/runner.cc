@@ -53,6 +53,13 @@ Runner::Runner(net::UvLoop& loop, Service service)
           },
           this),
       retry_([](void* self) { static_cast<Runner*>(self)->retry_blocked(); }, this),
+      adoption_retry_(
+          [](void* self) {
+            auto& my = *static_cast<Runner*>(self);
+            my.try_adoption();
+            my.loop_.defer(my.step_);
+          },
+          this),
       watchdog_(
           [](void* self) {
             auto& my = *static_cast<Runner*>(self);
@@ -69,6 +76,10 @@ Runner::~Runner() = default;
 int Runner::run() {
   signal_watch_ = std::make_unique<Watch>(loop_, service_.signals.get(), [this] { on_signal(); });
   if (service_.manager.watchdog()) loop_.arm(watchdog_, Duration::zero());
+  if (service_.directory != nullptr) {
+    const auto started = process_start(::getpid()).value_or(0);
+    own_retired_registry_ = retired_registry(service_.directory->path, ::getpid(), started);
+  }
   if (service_.predecessor) {
     meet();
   } else if (service_.adoption) {
@@ -371,7 +382,7 @@ void Runner::perform(const action::Note& action) {
 void Runner::perform(const action::Exit& action) {
   exit_code_ = action.code;
   failure_ = action.failure;
-  if (handed_over_ && service_.directory != nullptr) ::unlink(own_retired_registry().c_str());
+  if (handed_over_ && service_.directory != nullptr) ::unlink(own_retired_registry_.c_str());
   for (auto& gone : std::exchange(until_gone_, {})) gone();
   loop_.stop();
 }

@@ -59,6 +59,10 @@ struct ChildAnswer {
 class Runner {
  public:
   static constexpr std::chrono::seconds kAnswerTime{2};
+  // While others wait for us: the next try finds who was busy. Together as long as at a start (kAdoptionLimit).
+  static constexpr std::chrono::milliseconds kAdoptionTry{200};
+  static constexpr std::chrono::milliseconds kAdoptionRetry{300};
+  static constexpr unsigned kAdoptionTries = 10;
   static constexpr std::size_t kMaxAnswer = 4 * 1024 * 1024;
   static constexpr std::size_t kMaxGatherings = 64;
 
@@ -160,7 +164,9 @@ class Runner {
   void gone(ChildKey key, const std::optional<ExitStatus>& status);
   void write_registry();
   void forget(const std::vector<std::string>& registries);
-  std::string own_retired_registry() const;
+  void try_adoption();
+  bool superseded() const;
+  void keep_registry_as(const std::string& name);
   void reap();
   void on_signal();
   void answer_missing(ChildLink& child);
@@ -180,7 +186,9 @@ class Runner {
   std::map<std::uint64_t, Fd> foreign_snapshots_;  // of the successor's configurations, for brokers of ours
   std::string written_registry_;
   bool registry_changed_ = false;
+  std::string own_retired_registry_;  // where ours are found once another one is in charge
   bool handed_over_ = false;
+  unsigned adoption_tries_ = 0;
   bool manager_knows_ = true;  // who we are: false from TakeOver until the old one has told
   std::vector<std::function<void()>> until_gone_;
   std::map<ChildKey, std::unique_ptr<ChildLink>> links_;
@@ -190,6 +198,7 @@ class Runner {
   std::uint64_t last_gathering_ = 0;
   net::Timer tick_;
   net::Timer retry_;
+  net::Timer adoption_retry_;
   net::Timer watchdog_;
   std::string told_;  // to the service manager
   net::Deferred step_;

@@ -2,11 +2,12 @@
 // for the service. spec/processes.md 9.2, 9.4.
 #include <signal.h>
 #include <simdjson.h>
-#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <sstream>
 
 #include "common/base/json_writer.h"
@@ -225,19 +226,25 @@ void Runner::perform(const action::TakeOver&) {
 /// The lock, the registry and the admin socket are ours from now on, whoever's they were.
 void Runner::take_charge() {
   const pid_t before = service_.directory->signer().value_or(0);
-  for (const auto& [key, child] : machine_.children()) {
-    // What it waits for must be written down somewhere at any time; it goes on from there.
-    if (child.role != ipc::Role::supervisor || child.pid != before) continue;
-    const auto started = process_start(before);
-    if (!started) continue;
-    ::rename(service_.directory->file("registry").c_str(),
-             retired_registry(service_.directory->path, before, *started).c_str());
+  std::vector<Adopted> earlier;
+  for (const auto& [key, child] : links_) {
+    // What it waits for must be written down somewhere at any time; it goes on from there, or whoever adopts.
+    const Child* one = machine_.find(key);
+    if (one == nullptr || one->role != ipc::Role::supervisor || one->pid != before) continue;
+    const std::string theirs = retired_registry(service_.directory->path, before, child->started);
+    keep_registry_as(theirs);
+    earlier = living_supervisors(theirs, [this](pid_t pid) { return this->ours(pid); });
   }
-  ::unlink(own_retired_registry().c_str());  // the next one had come as far as that before it died
   const auto signed_now = service_.directory->sign();
   if (!signed_now) log_event(log::Level::error, "supervisor", "the lock", kv("reason", signed_now.error().what));
   registry_changed_ = true;
   write_registry();
+  ::unlink(own_retired_registry_.c_str());  // the next one had come as far as that before it died
+  std::vector<Orphan> supervisors;
+  supervisors.reserve(earlier.size());
+  for (const auto& one : earlier) supervisors.push_back(one.orphan);
+  machine_.know(supervisors, loop_.now());
+  link_adopted(std::move(earlier), supervisors);
   if (!service_.take_over) return;
   const auto taken = service_.take_over();
   if (!taken) log_event(log::Level::error, "supervisor", "the admin socket", kv("reason", taken.error().what));
@@ -246,7 +253,7 @@ void Runner::take_charge() {
 void Runner::perform(const action::Reclaim&) {
   if (service_.directory == nullptr || service_.directory->signer() == ::getpid()) return;
   log_event(log::Level::warning, "supervisor", "the new supervisor ended while it took over");
-  perform(action::AdoptOrphans{});  // those of its children that it had told to outlive it
+  perform(action::AdoptOrphans{true});  // those of its children that it had told to outlive it
   take_charge();
 }
 
@@ -312,32 +319,56 @@ void Runner::link_adopted(std::vector<Adopted> processes, const std::vector<Orph
   }
 }
 
-void Runner::perform(const action::AdoptOrphans&) {
-  if (service_.directory == nullptr) return;
-  const auto ours = [this](pid_t pid) { return this->ours(pid); };  // they have us, and would not answer
-  auto adoption = adopt_orphans(service_.directory->path, service_.directory->instance, kAdoptionLimit, ours);
-  if (!adoption) {
-    std::vector<Orphan> nobody;
-    return machine_.take_in(nobody, loop_.now());
+void Runner::perform(const action::AdoptOrphans& action) {
+  adoption_tries_ = 0;
+  if (service_.directory != nullptr && action.in_charge) {
+    // As if it had handed over; who it was does not matter, only that nobody alive has this name.
+    keep_registry_as(retired_registry(service_.directory->path, service_.directory->signer().value_or(0), 0));
   }
+  try_adoption();
+}
+
+/// The children of dead supervisors, as far as they answer at once: others depend on us, too.
+void Runner::try_adoption() {
+  std::vector<Orphan> orphans;
+  std::optional<Adoption> adoption;
+  if (service_.directory != nullptr && !superseded()) {
+    AdoptOptions options;
+    options.limit = kAdoptionTry;
+    options.in_charge = false;
+    options.patient = ++adoption_tries_ < kAdoptionTries;
+    options.leave_alone = [this](pid_t pid) { return this->ours(pid); };  // they have us, and would not answer
+    adoption = adopt_orphans(service_.directory->path, service_.directory->instance, options);
+  }
+  if (!adoption) return machine_.take_in(orphans, false, loop_.now());
   for (const auto& [gen, snapshot] : adoption->snapshots) {  // a later broker has to be told what their ids mean
     configurations_.try_emplace(gen, Configuration{snapshot, plan_of(snapshot->config, service_.cpus), decided_.logs});
   }
-  std::vector<Orphan> orphans;
   orphans.reserve(adoption->processes.size());
   for (auto& one : adoption->processes) orphans.push_back(one.orphan);
-  machine_.take_in(orphans, loop_.now());
+  machine_.take_in(orphans, adoption->more, loop_.now());
   link_adopted(std::move(adoption->processes), orphans);
   forget(adoption->left);
+  if (adoption->more) loop_.arm(adoption_retry_, kAdoptionRetry);
 }
 
-std::string Runner::own_retired_registry() const {
-  return retired_registry(service_.directory->path, ::getpid(), process_start(::getpid()).value_or(0));
+/// Somebody else has taken over, and what is written down in the registry is his.
+bool Runner::superseded() const {
+  const pid_t who = service_.directory->signer().value_or(0);
+  return who != 0 && who != ::getpid() && process_start(who).has_value();
+}
+
+/// A second name for it, so that it is there under one of them at any time.
+void Runner::keep_registry_as(const std::string& name) {
+  ::unlink(name.c_str());
+  if (::link(service_.directory->file("registry").c_str(), name.c_str()) != 0) {
+    log_event(log::Level::error, "supervisor", "the registry could not be kept", kv("reason", std::strerror(errno)));
+  }
 }
 
 /// Written only when it changes: a worker may be killed every few milliseconds.
 void Runner::write_registry() {
-  if (service_.directory == nullptr || !machine_.in_charge()) return;
+  if (service_.directory == nullptr || !machine_.in_charge() || machine_.phase() == Machine::Phase::done) return;
   const Numbers used = machine_.used();
   std::ostringstream shape;
   shape << used.gen << ' ' << used.broker << ' ' << machine_.generation();
@@ -351,7 +382,8 @@ void Runner::write_registry() {
     registry.entries.push_back(
         {key.value, role, one->gen, one->index, child->process.pid, child->started, retired ? "-" : child->adoption});
   }
-  const std::string path = handed_over_ ? own_retired_registry() : service_.directory->file("registry");
+  const bool another = handed_over_ || superseded();  // between its taking over and our hearing of that, too
+  const std::string path = another ? own_retired_registry_ : service_.directory->file("registry");
   const auto written = supervisor::write_registry(path, registry);
   if (!written) {
     log_event(log::Level::error, "supervisor", "the registry could not be written", kv("reason", written.error().what));

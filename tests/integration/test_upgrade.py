@@ -114,8 +114,8 @@ class Upgrade(Upgraded):
             self.upgraded(old)
         self.reload()
         stream.exchange()
-        self.assertEqual(len([p for p in self.status()["processes"] if p["role"] == "supervisor"]), 2,
-                         "each knows the one before it")
+        self.assertEqual(len([p for p in self.status()["processes"] if p["role"] == "supervisor"]), 4,
+                         "who is in charge knows all before it")
         stream.close()
         self.alone()
         self.assertTrue(visitors.fetches(self.public))

@@ -15,7 +15,7 @@ TEST(Adoption, ReplacesTheWorkersByAnOrdinaryReload) {
   Stage stage(Stage::two_workers(),
               {orphan(1, ipc::Role::broker, 1), orphan(7, ipc::Role::worker, 4, 0), orphan(8, ipc::Role::worker, 4, 1)},
               4, {8, 4, 1});
-  EXPECT_EQ(stage.actions(), (Words{"start w7", "start w8", "load 5"}));  // they may have been paused
+  EXPECT_EQ(stage.actions(), (Words{"start w7", "start w8", "load 5", "adopt"}));  // they may have been paused
   EXPECT_EQ(stage.machine.phase(), Phase::running);
   stage.machine.loaded(5, Stage::two_workers(), false, stage.now);
   EXPECT_EQ(stage.actions(), Words{"prepare b1 5"});
@@ -62,7 +62,7 @@ TEST(Adoption, ABrokerThatWasToldToLeaveIsReplaced) {
   const auto words = stage.actions();
   for (const auto* word : {"tell b1 gen1 draining", "spawn b9", "link w7 b9"}) EXPECT_TRUE(has(words, word)) << word;
   Stage bridge(Plan{}, {orphan(1, ipc::Role::broker, 1, 0, false)}, 4, {8, 4, 1});
-  EXPECT_EQ(bridge.actions(), Words{"load 5"});  // there are no slots to have
+  EXPECT_EQ(bridge.actions(), (Words{"load 5", "adopt"}));  // there are no slots to have
 }
 
 TEST(Adoption, NewProcessesHaveWorkerIdsOfTheirOwn) {
@@ -119,7 +119,7 @@ TEST(Adoption, WithoutABrokerOneIsStartedAndToldWhatOldIdsMean) {
 
 TEST(Adoption, WithoutWorkersTheQueueWaitsForTheReload) {
   Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1)}, 4, {8, 4, 1});
-  EXPECT_EQ(stage.actions(), Words{"load 5"});
+  EXPECT_EQ(stage.actions(), (Words{"load 5", "adopt"}));
   stage.machine.loaded(5, Stage::two_workers(), false, stage.now);
   stage.config = 5;
   stage.answer(UpdatePhase::prepare);

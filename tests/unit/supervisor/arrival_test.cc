@@ -50,7 +50,7 @@ TEST(Arrival, TakesOverStepByStep) {
   EXPECT_EQ(stage.committed, Words{});
   const auto words = stage.pass(10s);
   EXPECT_EQ(words, (Words{"take-over", "link w3 b2", "link w4 b2", "start b2", "tell w3 gen22", "tell w4 gen22",
-                          "commit old 22", "close-removed 22"}));
+                          "commit old 22", "close-removed 22", "adopt"}));
   EXPECT_TRUE(stage.machine.in_charge());
   EXPECT_EQ(stage.committed.back(), "old");  // only when everything of ours is in its place
   EXPECT_EQ(stage.state("w3"), ChildState::active);
@@ -122,20 +122,16 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   stage.machine.link_lost(stage.key("old"), "", stage.now);
   EXPECT_EQ(stage.actions(), Words{});  // it may only have hung up
   stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  stage.left_behind = {orphan(2, ipc::Role::worker, 5), orphan(3, ipc::Role::broker, 3)};
   const auto words = stage.actions();
-  EXPECT_TRUE(has(words, "adopt"));
+  const auto at = [&](const char* word) { return std::ranges::find(words, word) - words.begin(); };
+  EXPECT_EQ(words[0], "adopt all");
+  EXPECT_TRUE(has(words, "drain orphan-w5 3600000"));
+  EXPECT_TRUE(has(words, "tell orphan-b3 gen3 draining"));
+  EXPECT_LT(at("tell orphan-b3 gen3 draining"), at("take-over"));  // it gives its slots back while they are known
   EXPECT_TRUE(has(words, "take-over"));
-  EXPECT_LT(std::ranges::find(words, "adopt"), std::ranges::find(words, "take-over"));  // before the registry is ours
   EXPECT_EQ(stage.machine.phase(), Phase::running);
-  std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 5), orphan(3, ipc::Role::broker, 3)};
-  stage.machine.take_in(orphans, stage.now);
-  for (const auto& one : orphans) {
-    EXPECT_GT(one.key.value, 4u);  // 2 and 3 are taken
-    stage.names[one.key] = one.role == ipc::Role::worker ? "orphan" : "orphaned-broker";
-  }
-  const auto then = stage.actions();
-  EXPECT_TRUE(has(then, "drain orphan 3600000"));
-  EXPECT_TRUE(has(then, "tell orphaned-broker gen3 draining"));
+  EXPECT_GT(stage.key("orphan-w5").value, 4u);  // 2 and 3 are taken
 
   Stage early(Stage::two_workers(), old_one());
   early.actions();
@@ -262,39 +258,107 @@ TEST(Arrival, AStopThatLetsConnectionsFinishIsPassedOn) {
   EXPECT_TRUE(has(stage.actions(), "kill old 3"));
 }
 
-TEST(Arrival, AnOldOneThatEndsMayHaveBeenKilledWithProcessesLeft) {
+/// In charge, and "old" still waits for its last process.
+Stage in_charge() {
   Stage stage = arrived();
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   stage.actions();
   stage.pass(10s);
-  stage.machine.link_lost(stage.key("old"), "", stage.now);
-  EXPECT_EQ(stage.actions(), Words{});  // it need not be dead yet
-  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
-  EXPECT_EQ(stage.actions(), Words{"adopt"});
-  std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 5, 0, false), orphan(3, ipc::Role::broker, 3)};
-  stage.machine.take_in(orphans, stage.now);
-  stage.names[orphans[0].key] = "orphan";
-  stage.names[orphans[1].key] = "orphaned-broker";
-  const auto words = stage.actions();
-  EXPECT_FALSE(has(words, "drain orphan 3600000"));  // it was told before
-  EXPECT_TRUE(has(words, "tell orphaned-broker gen3 draining"));
-  EXPECT_TRUE(has(stage.pass(3605s), "kill orphan 15"));  // hardStopAfter counts anew
+  return stage;
 }
 
-TEST(Arrival, AStopWaitsForWhatAnOldOneHasLeft) {
-  Stage stage = arrived();
-  for (const auto* name : {"w3", "w4"}) stage.started(name);
-  stage.actions();
-  stage.pass(10s);
+const std::vector<Orphan> kLeft = {orphan(2, ipc::Role::worker, 5, 0, false),
+                                   orphan(3, ipc::Role::broker, 3, 0, false)};
+
+TEST(Arrival, AnOldOneThatEndsMayHaveBeenKilledWithProcessesLeft) {
+  Stage stage = in_charge();
+  stage.machine.link_lost(stage.key("old"), "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});  // it need not be dead yet
+  stage.left_behind = kLeft;
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  const auto words = stage.actions();
+  EXPECT_EQ(words[0], "adopt");
+  EXPECT_FALSE(has(words, "drain orphan-w5 3600000"));  // it was told before
+  EXPECT_TRUE(has(words, "tell orphan-b3 gen3 draining"));
+  EXPECT_TRUE(has(stage.pass(3605s), "kill orphan-w5 15"));  // hardStopAfter counts anew
+}
+
+TEST(Arrival, AStopReachesWhatAnOldOneHasLeft) {
+  for (const bool before : {false, true}) {
+    Stage stage = in_charge();
+    stage.left_behind = kLeft;
+    if (!before) stage.machine.signal(SIGTERM, false, stage.now);
+    stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+    if (before) stage.machine.signal(SIGTERM, false, stage.now);
+    EXPECT_TRUE(has(stage.actions(), "drain orphan-b3 5000")) << before;
+    const auto words = stage.pass(6s);
+    EXPECT_TRUE(has(words, "kill orphan-b3 9")) << before;
+    EXPECT_TRUE(has(words, "kill orphan-w5 9")) << before;
+  }
+}
+
+TEST(Arrival, AStopThatLetsConnectionsFinishDrainsWhatAnOldOneHasLeft) {
+  Stage early = in_charge();
+  early.machine.signal(SIGQUIT, false, early.now);
+  early.left_behind = kLeft;
+  early.machine.exited(early.key("old"), std::nullopt, early.now);
+  EXPECT_TRUE(has(early.actions(), "tell orphan-b3 gen3 draining"));
+  early.pass(1s);
+  for (const auto* name : {"w3", "w4", "orphan-w5"}) early.dies(name, {false, 0});
+  EXPECT_TRUE(has(early.actions(), "drain orphan-b3 86400000"));
+
+  Stage late = in_charge();
+  late.machine.signal(SIGQUIT, false, late.now);
+  late.pass(1s);
+  for (const auto* name : {"w3", "w4"}) late.dies(name, {false, 0});
+  late.actions();
+  late.left_behind = kLeft;
+  late.machine.exited(late.key("old"), std::nullopt, late.now);
+  EXPECT_TRUE(has(late.actions(), "drain orphan-b3 86400000"));
+}
+
+TEST(Arrival, NobodyLeavesBeforeItIsKnownWhatAnOldOneHasLeft) {
+  Stage stage = in_charge();
+  stage.adopts = false;
   stage.machine.signal(SIGQUIT, false, stage.now);
   stage.pass(1s);
-  for (const auto* name : {"w3", "w4", "b2"}) stage.dies(name, {false, 0});
+  for (const auto* name : {"w3", "w4"}) stage.dies(name, {false, 0});
   stage.actions();
   stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  stage.dies("b2", {false, 0});
   EXPECT_EQ(stage.actions(), Words{"adopt"});
   std::vector<Orphan> nobody;
-  stage.machine.take_in(nobody, stage.now);
-  EXPECT_TRUE(has(stage.actions(), "exit 0"));
+  stage.machine.take_in(nobody, true, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.take_in(nobody, false, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"exit 0"});
+}
+
+TEST(Arrival, ABrokerThatIsAdoptedDuringAReloadIsToldOfIt) {
+  Stage stage = in_charge();
+  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.actions();
+  stage.machine.loaded(23, Stage::two_workers(), false, stage.now);
+  stage.actions();
+  stage.left_behind = kLeft;
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "prepare orphan-b3 23"));
+  stage.machine.updated(stage.key("b2"), {23, UpdatePhase::prepare, 0}, "", stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.updated(stage.key("orphan-b3"), {23, UpdatePhase::prepare, 0}, "", stage.now);
+  EXPECT_TRUE(has(stage.actions(), "spawn w7"));
+}
+
+TEST(Arrival, SupervisorsOfEarlierUpgradesAreStoppedToo) {
+  Stage stage = in_charge();
+  std::vector<Orphan> older = {orphan(1, ipc::Role::supervisor, 0)};
+  stage.machine.know(older, stage.now);
+  stage.names[older[0].key] = "older";
+  stage.machine.signal(SIGTERM, false, stage.now);
+  EXPECT_TRUE(has(stage.actions(), "kill older 15"));
+  // Deaf ones: TERM again, which makes them quick, then KILL.
+  EXPECT_TRUE(has(stage.pass(7100ms), "kill older 15"));
+  EXPECT_TRUE(has(stage.pass(2s), "kill older 9"));
 }
 
 }  // namespace

@@ -70,7 +70,15 @@ struct Stage {
   void say(std::vector<std::string>& out, const action::AllMoved&) { out.push_back("all-moved"); }
   void say(std::vector<std::string>& out, const action::TellReady&) { out.push_back("tell-ready"); }
   void say(std::vector<std::string>& out, const action::TakeOver&) { out.push_back("take-over"); }
-  void say(std::vector<std::string>& out, const action::AdoptOrphans&) { out.push_back("adopt"); }
+  void say(std::vector<std::string>& out, const action::AdoptOrphans& a) {
+    out.push_back(a.in_charge ? "adopt all" : "adopt");
+    if (!adopts) return;
+    machine.take_in(left_behind, false, now);
+    for (const auto& one : left_behind) {
+      names[one.key] = (one.role == ipc::Role::broker ? "orphan-b" : "orphan-w") + std::to_string(one.gen);
+    }
+    left_behind.clear();
+  }
   void say(std::vector<std::string>& out, const action::Reclaim&) { out.push_back("reclaim"); }
   void say(std::vector<std::string>& out, const action::LeavePredecessor&) { out.push_back("leave-predecessor"); }
   void say(std::vector<std::string>& out, const action::Listen&) { out.push_back("listen"); }
@@ -196,6 +204,8 @@ struct Stage {
   std::vector<std::string> committed;  // children that were told to outlive us, supervisors that were told of it
   std::uint64_t config = 0;            // of the last reload
   bool broken_spawn = false;
+  bool adopts = true;               // AdoptOrphans is answered at once
+  std::vector<Orphan> left_behind;  // what it finds
 };
 using Words = std::vector<std::string>;
 

@@ -166,11 +166,11 @@ TEST(Upgrade, ApartTheTunnelsAreForTheNewOne) {
 TEST(Upgrade, NumbersOfASuccessorThatDiedAreNotUsedAgain) {
   Stage stage = Stage::running();
   std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 18)};  // it had told it to outlive it
-  stage.machine.take_in(orphans, stage.now);
+  stage.machine.take_in(orphans, false, stage.now);
   stage.names[orphans[0].key] = "orphan";
   EXPECT_EQ(stage.actions(), Words{"drain orphan 3600000"});
   std::vector<Orphan> broker = {orphan(3, ipc::Role::broker, 18)};
-  stage.machine.take_in(broker, stage.now);
+  stage.machine.take_in(broker, false, stage.now);
   stage.actions();
   EXPECT_EQ(stage.machine.broker()->key, stage.key("b1"));  // ours serves on, whatever the numbers say
   stage.machine.signal(SIGHUP, false, stage.now);
