@@ -111,7 +111,7 @@ void ChildControl::report(const Stat& stat) {
   }
 }
 
-void ChildControl::broken(Error why) {
+void ChildControl::broken(const Error& why) {
   if (std::exchange(broken_, true)) return;
   handler_.on_broken(why);
 }
@@ -119,7 +119,7 @@ void ChildControl::broken(Error why) {
 void ChildControl::on_message(Message& message) {
   if (broken_) return;
   auto handled = handle(message);
-  if (!handled) broken(std::move(handled.error()));
+  if (!handled) broken(handled.error());
 }
 
 Result<> ChildControl::config_arrived(Message& message) {

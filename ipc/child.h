@@ -177,7 +177,7 @@ class ChildControl {
   };
   void on_message(Message& message);
   Result<> handle(Message& message);
-  void broken(Error why);
+  void broken(const Error& why);
   Result<> config_arrived(Message& message);
   Result<> shm_arrived(Message& message);
   Result<> update_arrived(Message& message);

@@ -47,7 +47,8 @@ int run_role(std::string_view role, int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+// What can be thrown here is bad_alloc, and then there is nothing better than to end.
+int main(int argc, char** argv) {  // NOLINT(bugprone-exception-escape)
   ::signal(SIGPIPE, SIG_IGN);
   for (int fd = 0; fd <= 2; ++fd) {  // closed ones would be taken by a socket, and then written to
     if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) < 0) return supervisor::kExitStart;

@@ -40,7 +40,7 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
     may_block_ = fd_ && (::fstat(fd_.get(), &info) != 0 || !S_ISREG(info.st_mode));
     on_.store(bool(fd_), std::memory_order_relaxed);
   }
-  void set_pattern(std::string_view pattern) {
+  void use_pattern(std::string_view pattern) {
     set_formatter(
         std::make_unique<spdlog::pattern_formatter>(std::string(pattern), spdlog::pattern_time_type::local, "\n"));
   }
@@ -116,8 +116,8 @@ void Logger::set_level(Level level) { state_->level.store(level, std::memory_ord
 
 void Logger::set_format(Format format) {
   if (state_->format.exchange(format, std::memory_order_relaxed) == format) return;
-  state_->error.set_pattern(pattern_of(format));
-  state_->access.set_pattern(pattern_of(format));
+  state_->error.use_pattern(pattern_of(format));
+  state_->access.use_pattern(pattern_of(format));
 }
 
 void Logger::swap(Stream stream, Fd fresh) { state_->sink(stream).swap(std::move(fresh)); }

@@ -40,7 +40,7 @@ class Builder {
   error_code value(od::value value, Node& out) {
     const std::string_view token = value.raw_json_token();
     out.file = file_;
-    out.offset = last_ = offset_of(token.data());
+    out.offset = last_ = offset_of(&token.front());
     switch (token.front()) {
       case '{': {
         od::object object_value;

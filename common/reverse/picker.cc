@@ -26,8 +26,8 @@ double hash_cost(const Candidate& tunnel, std::uint64_t key) {
 
 auto load_of(const Candidate& tunnel) {
   const double weight = weight_of(tunnel);
-  return std::tuple{static_cast<double>(tunnel.bytes_in_flight / kBurst) / weight,
-                    static_cast<double>(tunnel.streams) / weight};
+  const auto bursts = tunnel.bytes_in_flight / kBurst;  // whole ones
+  return std::tuple{static_cast<double>(bursts) / weight, static_cast<double>(tunnel.streams) / weight};
 }
 
 /// Index of the usable tunnel with the lowest cost; the oldest on a tie.

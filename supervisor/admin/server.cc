@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "ipc/channel.h"
 #include "supervisor/admin/protocol.h"
@@ -44,7 +45,7 @@ struct Server::Conversation {
       request.resize(line);
       server.loop_.arm(deadline, kAnswerDeadline);
       // The answer may come when this conversation is over already.
-      server.handler_(std::move(request), [weak = self](std::string text) {
+      server.handler_(std::exchange(request, {}), [weak = self](std::string text) {
         if (const auto alive = weak.lock()) alive->answer(std::move(text));
       });
     }

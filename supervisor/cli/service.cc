@@ -197,7 +197,7 @@ int run_service(const Command& command, int argc, char** argv) {
                   {},
                   {}};
   const bool arrives = service.predecessor.has_value();
-  predecessor.reset();
+  predecessor = std::nullopt;
   Runner* runner_to_ask = nullptr;
   const std::string socket = config.settings.admin_socket.value_or(directory->file("ctl.sock"));
   service.take_over = [&]() -> Result<> {

@@ -36,7 +36,7 @@ void set_title(int argc, char** argv, std::string_view title, const char* comm) 
   }
   char* const limit = fits ? arguments_end : end;
   std::memset(begin, 0, static_cast<std::size_t>(limit - begin));
-  std::memcpy(begin, text.data(), std::min(text.size(), static_cast<std::size_t>(limit - begin) - 1));
+  std::copy_n(text.data(), std::min(text.size(), static_cast<std::size_t>(limit - begin) - 1), begin);
 }
 
 unsigned long raise_open_files() {

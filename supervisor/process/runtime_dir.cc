@@ -50,7 +50,7 @@ Result<std::string> instance_of(const std::string& path) {
   if (known.size() == 32 && from_hex(known)) return known;
   std::array<std::uint8_t, 16> bytes{};
   crypto::SystemRandom().fill(bytes);
-  const std::string fresh = to_hex(bytes);
+  std::string fresh = to_hex(bytes);
   const std::string draft = path + ".new";
   const Fd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   const std::string line = fresh + "\n";

@@ -73,9 +73,9 @@ std::vector<std::string> overlaps(const std::vector<Listener>& listeners) {
   std::ranges::sort(order, {}, [](const Listener* l) { return std::pair(l->address.port, l); });
   std::vector<std::string> problems;
   for (std::size_t i = 0; i < order.size(); ++i) {
-    for (std::size_t k = i; k-- > 0 && order[k]->address.port == order[i]->address.port;) {
-      if (!overlap(order[i]->address, order[k]->address)) continue;
-      problems.push_back(order[i]->name() + ": also wanted by " + order[k]->name() +
+    for (std::size_t k = i; k > 0 && order[k - 1]->address.port == order[i]->address.port; --k) {
+      if (!overlap(order[i]->address, order[k - 1]->address)) continue;
+      problems.push_back(order[i]->name() + ": also wanted by " + order[k - 1]->name() +
                          "; give each its own port or address");
       break;
     }

@@ -1,6 +1,7 @@
 #include "ipc/child.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 
 #include <string>
