@@ -1,5 +1,7 @@
 // Processes that outlived their supervisor: they are taken over as they are, and an ordinary reload replaces the
 // workers (spec/processes.md 9.4).
+#include <signal.h>
+
 #include <algorithm>
 
 #include "supervisor/generations/machine.h"
@@ -27,7 +29,9 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   };
   // Those of other generations were on their way out, or are now: only the one that decided may serve again.
   for (auto& [key, one] : children_) {
-    if (one.role == ipc::Role::worker && one.gen != current) show_out(one, serves(one), now);
+    if (one.role == ipc::Role::worker && one.gen != current) {
+      drain(one, plan_.hard_stop_workers, plan_.drain_spread, now);
+    }
   }
   // It may have died while its workers paused; who has not told them to go on is not there any more.
   each_worker(current, [&](const Child& one) {
@@ -47,13 +51,6 @@ void Machine::begin_over(const std::vector<Orphan>& orphans, std::uint64_t curre
   adopt(false);  // of a retired supervisor that has died since we looked
 }
 
-/// `serves`: nobody has told it to leave yet.
-void Machine::show_out(Child& worker, bool serves, TimePoint now) {
-  if (serves) return drain(worker, plan_.hard_stop_workers, plan_.drain_spread, now);
-  worker.state = ChildState::draining;
-  worker.terminate = now + plan_.hard_stop_workers + plan_.stop_grace;
-}
-
 /// As one of ours, under the key it has. Its numbers are never used again: ids of its offers carry them.
 Child& Machine::add_orphan(const Orphan& orphan, TimePoint now) {
   Child one;
@@ -62,6 +59,7 @@ Child& Machine::add_orphan(const Orphan& orphan, TimePoint now) {
   one.gen = orphan.gen;
   one.index = orphan.index;
   one.pid = orphan.pid;
+  one.link_id = orphan.link_id;
   one.connections = orphan.connections;
   one.state = orphan.role == ipc::Role::supervisor ? ChildState::draining : ChildState::active;
   one.spawned = now;
@@ -86,23 +84,32 @@ void Machine::take_in(std::vector<Orphan>& orphans, bool more, TimePoint now) {
   for (Orphan& orphan : orphans) {
     orphan.key = next_key();  // theirs may be numbers of ours: two supervisors have counted
     Child& child = add_orphan(orphan, now);
-    if (phase_ == Phase::stopping || phase_ == Phase::failing) {
+    const bool broker = orphan.role == ipc::Role::broker;
+    const bool stopping = phase_ == Phase::stopping || phase_ == Phase::failing;
+    const bool late = phase_ == Phase::draining && !drain_broker_;  // our brokers were drained by now
+    if (broker && (stopping || late)) emit(action::RevokeSlots{child.key});
+    if (stopping) {
       stop_child(child, now);
     } else if (orphan.role == ipc::Role::worker) {
-      show_out(child, orphan.serves, now);
-    } else if (orphan.role == ipc::Role::broker && phase_ == Phase::draining && !drain_broker_) {
-      drain(child, plan_.hard_stop_broker, plan_.drain_spread, now);  // as ours were by now
-    } else if (orphan.role == ipc::Role::broker) {
+      drain(child, plan_.hard_stop_workers, plan_.drain_spread, now);
+    } else if (broker && late) {
+      drain(child, plan_.hard_stop_broker, plan_.drain_spread, now);
+    } else if (broker) {
       replace_by(child, now);
-      catch_up(child);
+      bring_up_to_date(child);
+    } else if (late) {
+      emit(action::Kill{child.key, SIGQUIT});
     }
   }
   if (arrival_ && !predecessor_) take_over(now);
   leave_if_empty();
 }
 
-/// A configuration that the others have been told of already, and will be told to use.
-void Machine::catch_up(const Child& broker) {
+/// It may know the configuration in force, or not: a commit may not have come through. And then one that the others
+/// have been told of already.
+void Machine::bring_up_to_date(const Child& broker) {
+  emit(action::UpdateBroker{broker.key, ipc::UpdatePhase::prepare, current_gen_});
+  emit(action::UpdateBroker{broker.key, ipc::UpdatePhase::commit, current_gen_});
   if (reload_ && reload_->step > ReloadStep::loading && reload_->step < ReloadStep::committing) prepare({broker.key});
   if (upgrade_ && upgrade_->config != 0 && !upgrade_->apart) {
     emit(action::UpdateBroker{broker.key, ipc::UpdatePhase::prepare, upgrade_->config});
@@ -112,7 +119,9 @@ void Machine::catch_up(const Child& broker) {
 void Machine::know(std::vector<Orphan>& supervisors, TimePoint now) {
   for (Orphan& one : supervisors) {
     one.key = next_key();
-    add_orphan(one, now);
+    Child& child = add_orphan(one, now);
+    if (phase_ == Phase::stopping) stop_child(child, now);  // a stop may have begun in the same turn
+    if (phase_ == Phase::draining && !drain_broker_) emit(action::Kill{child.key, SIGQUIT});
   }
 }
 

@@ -148,10 +148,10 @@ void Machine::take_over(TimePoint now) {
   }
   if (!apart_) {
     for (const ChildKey key : brokers()) {
-      for (const auto& [worker, one] : children_) {
-        if (one.role == ipc::Role::worker) emit(action::Connect{worker, key, children_.at(key).gen});
-      }
-      start(children_.at(key), now);
+      Child& fresh = children_.at(key);
+      if (fresh.state == ChildState::draining) continue;  // adopted: not one of ours
+      each_worker(current_gen_, [&](const Child& one) { emit(action::Connect{one.key, key, fresh.gen}); });
+      start(fresh, now);
     }
     emit(action::UpdateBroker{was.predecessor, ipc::UpdatePhase::commit, current_gen_});
   }
@@ -160,7 +160,9 @@ void Machine::take_over(TimePoint now) {
   emit(action::CloseRemoved{current_gen_, escrow()});
   if (Child* old = child(was.predecessor)) old->state = ChildState::draining;
   next_live_ = now + kAskLive;
-  adopt(false);  // of those who died while nobody was sure to notice
+  adopt(false);                                // of those who died while nobody was sure to notice
+  if (broker() == nullptr) spawn_broker(now);  // one may have ended with the old supervisor
+  complete(current_gen_, now);
   next_operation(now);
 }
 
@@ -191,6 +193,7 @@ void Machine::predecessor_gone(TimePoint now) {
 void Machine::arrival_failed(const std::string& why, TimePoint now) {
   if (!arrival_) return;
   const auto step = arrival_->step;
+  if (!predecessor_ && step >= Arrival::Step::starting) return;  // nobody else is left: see take_in()
   leave_predecessor();
   if (step <= Arrival::Step::waiting) return fail(why);
   note(log::Level::error, "this supervisor gives up, the old one serves on", {{"reason", why}});

@@ -32,7 +32,8 @@ std::vector<ChildKey> Machine::brokers() const {
 const Child* Machine::broker() const {
   const auto all = brokers();
   // One that was taken in from a successor that died is newer by number, and leaves.
-  const auto stays = std::ranges::find_if(all.rbegin(), all.rend(), [&](ChildKey key) { return !leaving(*find(key)); });
+  const auto stays = std::ranges::find_if(all.rbegin(), all.rend(),
+                                          [&](ChildKey key) { return find(key)->state != ChildState::draining; });
   if (stays != all.rend()) return find(*stays);
   return all.empty() ? nullptr : find(all.back());
 }
@@ -51,8 +52,13 @@ void Machine::link_worker(ChildKey worker) {
     for (const auto gen : predecessor_brokers_) emit(action::Connect{worker, *predecessor_, gen});
     if (arrival_) return;  // our own broker is not announced before COMMIT: tunnels would come to it (9.2)
   }
-  for (const ChildKey key : brokers()) emit(action::Connect{worker, key, children_.at(key).gen});
   const Child* carrier = broker();
+  for (const ChildKey key : brokers()) {
+    const Child& one = children_.at(key);
+    // Adopted from a successor that died: newer by number, so tunnels and visitors would go there.
+    if (leaving(one) && carrier != nullptr && one.gen > carrier->gen) continue;
+    emit(action::Connect{worker, key, one.gen});
+  }
   if (carrier != nullptr && carrier->state == ChildState::active) {
     emit(action::TellBrokerState{worker, carrier->gen, ipc::BrokerPhase::active});
   }
@@ -155,7 +161,11 @@ void Machine::replace_by(Child& old, TimePoint now) {
 void Machine::broker_ended(const Child& gone, TimePoint now) {
   if (reload_) reload_->asked.erase(gone.key);
   if (upgrade_ && upgrade_->asked.erase(gone.key) > 0) answer_successor();
-  const Child* left = broker();
+  const Child* left = nullptr;  // one that stays, else the last before this one
+  for (const ChildKey key : brokers()) {
+    const Child& one = children_.at(key);
+    if (one.state != ChildState::draining || one.gen < gone.gen) left = &one;
+  }
   const bool renewing = renewal_ && renewal_->fresh == gone.key;
   if (renewing) end_renewal(1, gone.name() + " ended before it served");
   if (phase_ != Phase::running) return;

@@ -100,6 +100,7 @@ ChildKey Machine::spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, 
   one.role = role;
   one.gen = gen;
   one.index = index;
+  one.link_id = static_cast<std::uint16_t>(one.key.value);
   one.spawned = now;
   const ChildKey key = one.key;
   children_.emplace(key, one);
@@ -239,12 +240,16 @@ void Machine::exited(ChildKey key, const std::optional<ExitStatus>& status, Time
       const bool wrong = status && *status == ExitStatus{false, kWrongConfiguration};
       upgrade_failed("the new supervisor ended with " + how, now, wrong ? kWrongConfiguration : 1);
     }
-    if (gone.role == ipc::Role::successor && phase_ == Phase::running) emit(action::Reclaim{});
     const bool arriving = arrival_.has_value();
     if (predecessor_ == key) predecessor_gone(now);
-    const bool serving = phase_ == Phase::running || phase_ == Phase::retiring || phase_ == Phase::draining;
-    if (gone.role == ipc::Role::supervisor && !arriving && (serving || phase_ == Phase::stopping)) {
-      adopt(false);  // it may not have waited for its last process, but been killed
+    if (phase_ == Phase::running || phase_ == Phase::retiring || phase_ == Phase::draining ||
+        phase_ == Phase::stopping) {
+      if (gone.role == ipc::Role::successor) {
+        adopting_ = true;
+        emit(action::Reclaim{});
+      } else if (!arriving) {
+        adopt(false);  // it may not have waited for its last process, but been killed
+      }
     }
     return leave_if_empty();
   }
@@ -568,7 +573,7 @@ void Machine::tick(TimePoint now) {
     if (const Duration late = now - next_ping_; late >= kPingEvery) {
       note(log::Level::warning, "everything stood still",
            {{"ms", std::to_string(std::chrono::duration_cast<milliseconds>(late).count())}});
-      forgiven_ = late;
+      forgiven_ = standstill(now);  // two in a row may be told of at once
       forgiven_until_ = now + kForgiveFor;
     }
     next_ping_ = now + kPingEvery;

@@ -69,6 +69,7 @@ struct Child {
   std::uint32_t index = 0;
   pid_t pid = 0;  // 0 until spawned
   ChildState state = ChildState::starting;
+  std::uint16_t link_id = 0;      // a worker's, on its links: the one it was started with, whatever its key is by now
   std::uint32_t connections = 0;  // from the last PONG
   std::uint32_t fds_free = 0;
 
@@ -181,8 +182,9 @@ struct Orphan {
   std::uint32_t index = 0;
   pid_t pid = 0;
   std::uint32_t connections = 0;
-  bool serves = false;   // it has slots: it was not told to leave
-  bool retired = false;  // of a supervisor that had handed over: it was told
+  bool serves = false;        // it has slots: it was not told to leave
+  bool retired = false;       // of a supervisor that had handed over: it was told
+  std::uint16_t link_id = 0;  // as Child::link_id
 };
 
 class Machine {
@@ -370,8 +372,7 @@ class Machine {
   // adoption.cc
   Child& add_orphan(const Orphan& orphan, TimePoint now);
   void adopt(bool in_charge);
-  void show_out(Child& worker, bool serves, TimePoint now);
-  void catch_up(const Child& broker);
+  void bring_up_to_date(const Child& broker);
   // arrival.cc
   void advance_arrival(TimePoint now);
   void spawn_arrivals(TimePoint now);

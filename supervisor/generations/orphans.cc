@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <set>
+#include <utility>
 
 #include "common/base/bytes.h"
 #include "common/base/log.h"
@@ -24,6 +25,7 @@ namespace {
 
 using Steady = std::chrono::steady_clock;
 
+constexpr auto kLate = std::chrono::seconds(1);  // the machine stood still, so they could not answer either
 constexpr std::size_t kMaxSnapshot = std::size_t{256} << 20;
 
 struct Candidate {
@@ -50,10 +52,12 @@ std::optional<sockaddr_un> address_of(const std::string& path) {
   return address;
 }
 
-Fd connect_to(const std::string& path) {
+/// `refused`: nobody listens there any more.
+Fd connect_to(const std::string& path, bool& refused) {
   const auto address = address_of(path);
   Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!address || !fd || ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(sockaddr_un)) != 0) {
+    refused = errno == ECONNREFUSED || errno == ENOENT;
     return {};
   }
   ipc::widen_send_buffer(fd.get());
@@ -87,7 +91,7 @@ void take_state(Candidate& one, ipc::Message& message) {
 }
 
 void read(Candidate& one) {
-  while (!one.over && !one.answered) {
+  while (one.channel && !one.over && !one.answered) {
     ipc::ReadEnd end = ipc::ReadEnd::drained;
     auto message = one.channel->next(end);
     if (message && message->type() == ipc::Type::adopt_state) {
@@ -103,7 +107,14 @@ void read(Candidate& one) {
 /// files.
 std::set<pid_t> add_retired(Registry& registry, const std::string& directory, std::vector<std::string>& paths) {
   std::set<pid_t> pids;
-  for (auto& one : retired_registries(directory)) {
+  auto all = retired_registries(directory);
+  std::set<std::pair<pid_t, std::uint64_t>> led;  // by a retired one that lives: it may have adopted them
+  for (const auto& one : all) {
+    for (const auto& entry : one.registry.entries) {
+      if (one.alive) led.emplace(entry.pid, entry.started);
+    }
+  }
+  for (auto& one : all) {
     if (one.alive) continue;
     paths.push_back(std::move(one.path));
     registry.gen = std::max(registry.gen, one.registry.gen);
@@ -112,7 +123,7 @@ std::set<pid_t> add_retired(Registry& registry, const std::string& directory, st
     registry.current = std::max(registry.current, one.registry.current);
     for (auto& entry : one.registry.entries) {
       const auto same = [&](const auto& e) { return e.pid == entry.pid && e.started == entry.started; };
-      if (std::ranges::any_of(registry.entries, same)) continue;
+      if (std::ranges::any_of(registry.entries, same) || led.contains({entry.pid, entry.started})) continue;
       do {
         entry.key = ++registry.key;
       } while ((entry.key & 0xFFFF) == 0);  // as Machine::next_key()
@@ -131,10 +142,9 @@ Process process_of(const Registry::Entry& entry) {
 }
 
 Adopted adopted_supervisor(const Registry::Entry& entry, Process process) {
-  return {{ChildKey{entry.key}, ipc::Role::supervisor, 0, 0, entry.pid, 0, false, true},
-          std::move(process),
-          std::nullopt,
-          ""};
+  Orphan orphan{ChildKey{entry.key}, ipc::Role::supervisor, 0, 0, entry.pid};
+  orphan.retired = true;
+  return {orphan, std::move(process), std::nullopt, ""};
 }
 
 /// Those of the registry that live; their ADOPT is on its way.
@@ -151,9 +161,16 @@ std::vector<Candidate> ask(const Registry& registry, const std::string& director
       if (alive) all.push_back(std::move(one));
       continue;
     }
-    Fd link = alive ? connect_to(path) : Fd();
-    if (!link) {  // dead, or leaving by itself
+    bool refused = !alive;
+    Fd link = alive ? connect_to(path, refused) : Fd();
+    if (refused) {  // dead, or leaving by itself
       ::unlink(path.c_str());
+      continue;
+    }
+    if (!link) {
+      log_event(log::Level::error, "supervisor", "a process cannot be asked now", kv("pid", entry.pid),
+                kv("reason", std::strerror(errno)));
+      all.push_back(std::move(one));
       continue;
     }
     one.channel = std::make_unique<ipc::Channel>(std::move(link), ipc::Link::adoption, ipc::Role::supervisor,
@@ -165,21 +182,24 @@ std::vector<Candidate> ask(const Registry& registry, const std::string& director
 }
 
 void wait_for_all(std::vector<Candidate>& all, std::chrono::milliseconds limit) {
-  const auto deadline = Steady::now() + limit;
-  for (;;) {
+  auto deadline = Steady::now() + limit;
+  for (bool stood_still = false;;) {
     std::vector<pollfd> waiting;
     for (auto& one : all) {
       read(one);
-      if (!one.answered && !one.over) waiting.push_back({one.channel->fd(), POLLIN, 0});
+      if (one.channel && !one.answered && !one.over) waiting.push_back({one.channel->fd(), POLLIN, 0});
     }
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Steady::now()).count();
     if (waiting.empty() || left <= 0) return;
+    const auto latest = Steady::now() + std::chrono::milliseconds(left) + kLate;
     ::poll(waiting.data(), waiting.size(), static_cast<int>(left));
+    if (Steady::now() > latest && !std::exchange(stood_still, true)) deadline = Steady::now() + limit;
   }
 }
 
 /// Without an answer it can neither be led nor replaced in peace.
-void give_up(const Candidate& one) {
+void give_up(const Candidate& one, const std::string& directory) {
+  if (!one.channel) return;  // that was our own fault
   const bool other = one.channel->fault() == ipc::FaultCode::bad_protocol;
   const bool hangs = !one.over;
   if (!other && !hangs) return;  // it ended
@@ -188,6 +208,7 @@ void give_up(const Candidate& one) {
                   : "a process does not let itself be adopted: it is killed",
             kv("role", one.entry.role), kv("pid", one.entry.pid));
   ::syscall(SYS_pidfd_send_signal, one.process.pidfd.get(), other ? SIGQUIT : SIGKILL, nullptr, 0);
+  ::unlink((directory + "/" + one.entry.socket).c_str());
 }
 
 void take_slots(std::vector<Slot>& all, std::vector<Slot>& from) {
@@ -240,7 +261,7 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
   for (auto& one : all) {
     if (!one.answered) {
       out.more |= options.patient && !one.over;
-      if (!options.patient || one.over) give_up(one);
+      if (!options.patient || one.over) give_up(one, directory);
       continue;
     }
     const Registry::Entry& entry = one.entry;
@@ -257,8 +278,10 @@ std::optional<Adoption> adopt_orphans(const std::string& directory, const std::s
     if (!worker && one.snapshot) of_broker = read_snapshot(one.snapshot.get());
     take_slots(out.slots, one.slots);
     if (one.replay && !out.replay) out.replay = std::move(one.replay);
-    const Orphan orphan{ChildKey{entry.key}, role_of(entry),  entry.gen, entry.index,
-                        entry.pid,           one.state.conns, serves,    retired.contains(entry.pid)};
+    Orphan orphan{ChildKey{entry.key}, role_of(entry), entry.gen, entry.index, entry.pid, one.state.conns};
+    orphan.link_id = static_cast<std::uint16_t>(entry.link_id);
+    orphan.serves = serves;
+    orphan.retired = retired.contains(entry.pid);
     out.processes.push_back({orphan, std::move(one.process), std::move(*one.channel), entry.socket});
   }
   if (out.more) out.left.clear();  // they are to be found again

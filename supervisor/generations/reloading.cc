@@ -125,6 +125,8 @@ void Runner::perform(const action::RestoreSlots& action) { slots_.restore(action
 void Runner::perform(const action::CloseRemoved& action) {
   const auto closed = slots_.close_all_but(configurations_.at(action.config).snapshot->listeners);
   for (const ChildKey key : action.escrow) revoke(key, closed);
+  closed_slots_.insert(closed.begin(), closed.end());
+  while (closed_slots_.size() > kMaxClosedSlots) closed_slots_.erase(closed_slots_.begin());  // the oldest
   registry_changed_ = true;
 }
 

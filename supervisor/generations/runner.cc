@@ -280,13 +280,13 @@ void Runner::revoke(ChildKey key, const std::vector<std::uint32_t>& slots) {
 void Runner::perform(const action::Connect& action) {
   ChildLink* worker = link(action.worker);
   ChildLink* broker = link(action.broker);
-  if (worker == nullptr || broker == nullptr) return;
+  if (worker == nullptr || broker == nullptr || machine_.find(action.worker) == nullptr) return;
   auto ends = ipc::pair();
   if (!ends) {
     log_event(log::Level::error, "supervisor", "could not make a link", kv("reason", ends.error()));
     return;
   }
-  const ipc::LinkAdd add{action.broker_gen, action.worker.value & 0xFFFF, ipc::kDefaultCredits};
+  const ipc::LinkAdd add{action.broker_gen, machine_.find(action.worker)->link_id, ipc::kDefaultCredits};
   const int to_worker[] = {ends->first.get()};
   const int to_broker[] = {ends->second.get()};
   broker->channel.send_body(ipc::Type::link_add, add, to_broker);
@@ -331,12 +331,12 @@ void Runner::perform(const action::RetireSlots&) { slots_.retire_all_but({}); }
 
 void Runner::perform(const action::CloseSlots&) {
   const auto closed = slots_.close_all_but({});
-  closed_slots_.insert(closed_slots_.end(), closed.begin(), closed.end());
+  closed_slots_.insert(closed.begin(), closed.end());
 }
 
 void Runner::perform(const action::RevokeSlots& action) {
   std::vector<std::uint32_t> slots;
-  if (action.which == action::Grants::all) slots = closed_slots_;
+  if (action.which == action::Grants::all) slots.assign(closed_slots_.begin(), closed_slots_.end());
   const auto& config = decided_.snapshot->config;
   for (const auto& listener : all_listeners(decided_.snapshot->listeners)) {
     if (action.which == action::Grants::tunnels && !may_carry_tunnels(config, listener.inbound)) continue;

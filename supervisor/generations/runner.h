@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -61,8 +62,10 @@ class Runner {
   static constexpr std::chrono::seconds kAnswerTime{2};
   // While others wait for us: the next try finds who was busy. Together as long as at a start (kAdoptionLimit).
   static constexpr std::chrono::milliseconds kAdoptionTry{200};
+  static constexpr std::chrono::milliseconds kLastAdoptionTry{2000};  // who does not answer then is killed
   static constexpr std::chrono::milliseconds kAdoptionRetry{300};
   static constexpr unsigned kAdoptionTries = 10;
+  static constexpr std::size_t kMaxClosedSlots = 16384;
   static constexpr std::size_t kMaxAnswer = 4 * 1024 * 1024;
   static constexpr std::size_t kMaxGatherings = 64;
 
@@ -162,7 +165,7 @@ class Runner {
   void tell_moved(const std::string& query);
   void on_answer(ChildLink& child, std::string json);
   void gone(ChildKey key, const std::optional<ExitStatus>& status);
-  void write_registry();
+  bool write_registry();
   void forget(const std::vector<std::string>& registries);
   void try_adoption();
   bool superseded() const;
@@ -182,7 +185,7 @@ class Runner {
   std::map<std::uint64_t, Configuration> configurations_;  // those with a child, and the one being loaded
   std::multimap<std::uint64_t, std::function<void(int, std::string)>> waiting_;  // by reload ticket
   std::optional<std::uint64_t> loading_;
-  std::vector<std::uint32_t> closed_slots_;
+  std::set<std::uint32_t> closed_slots_;           // a broker that comes late may still have them
   std::map<std::uint64_t, Fd> foreign_snapshots_;  // of the successor's configurations, for brokers of ours
   std::string written_registry_;
   bool registry_changed_ = false;

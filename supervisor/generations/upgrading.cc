@@ -251,7 +251,10 @@ void Runner::take_charge() {
 }
 
 void Runner::perform(const action::Reclaim&) {
-  if (service_.directory == nullptr || service_.directory->signer() == ::getpid()) return;
+  if (service_.directory == nullptr || service_.directory->signer() == ::getpid()) {  // it had not begun
+    std::vector<Orphan> nobody;
+    return machine_.take_in(nobody, false, loop_.now());
+  }
   log_event(log::Level::warning, "supervisor", "the new supervisor ended while it took over");
   perform(action::AdoptOrphans{true});  // those of its children that it had told to outlive it
   take_charge();
@@ -278,7 +281,10 @@ void Runner::on_predecessor(ChildLink& predecessor, ipc::Message& message) {
       const auto state = message.as<ipc::BrokerState>();
       return machine_.predecessor_broker(state.broker_gen, state.state, now);
     }
-    case ipc::Type::commit: manager_knows_ = true; return;
+    case ipc::Type::commit:
+      manager_knows_ = true;
+      registry_changed_ = true;  // should it have written into ours at the last moment
+      return;
     default: return;
   }
 }
@@ -306,7 +312,7 @@ void Runner::adopt() {
 /// Registries whose processes are ours now, once that is written down.
 void Runner::forget(const std::vector<std::string>& registries) {
   registry_changed_ = true;
-  write_registry();
+  if (!write_registry()) return;  // they are to be found there once more
   for (const auto& path : registries) ::unlink(path.c_str());
 }
 
@@ -334,9 +340,9 @@ void Runner::try_adoption() {
   std::optional<Adoption> adoption;
   if (service_.directory != nullptr && !superseded()) {
     AdoptOptions options;
-    options.limit = kAdoptionTry;
     options.in_charge = false;
     options.patient = ++adoption_tries_ < kAdoptionTries;
+    options.limit = options.patient ? kAdoptionTry : kLastAdoptionTry;
     options.leave_alone = [this](pid_t pid) { return this->ours(pid); };  // they have us, and would not answer
     adoption = adopt_orphans(service_.directory->path, service_.directory->instance, options);
   }
@@ -354,6 +360,7 @@ void Runner::try_adoption() {
 
 /// Somebody else has taken over, and what is written down in the registry is his.
 bool Runner::superseded() const {
+  if (handed_over_) return true;
   const pid_t who = service_.directory->signer().value_or(0);
   return who != 0 && who != ::getpid() && process_start(who).has_value();
 }
@@ -366,30 +373,33 @@ void Runner::keep_registry_as(const std::string& name) {
   }
 }
 
-/// Written only when it changes: a worker may be killed every few milliseconds.
-void Runner::write_registry() {
-  if (service_.directory == nullptr || !machine_.in_charge() || machine_.phase() == Machine::Phase::done) return;
+/// Whether it says how it is. Written only when it changes: a worker may be killed every few milliseconds.
+bool Runner::write_registry() {
+  if (service_.directory == nullptr || !machine_.in_charge() || machine_.phase() == Machine::Phase::done) {
+    return false;
+  }
   const Numbers used = machine_.used();
   std::ostringstream shape;
   shape << used.gen << ' ' << used.broker << ' ' << machine_.generation();
-  if (shape.str() == written_registry_ && !registry_changed_) return;
+  if (shape.str() == written_registry_ && !registry_changed_) return true;
   Registry registry{used.key, used.gen, used.broker, machine_.generation(), {}};
   for (const auto& [key, child] : links_) {
     const Child* one = machine_.find(key);
     const bool retired = one != nullptr && one->role == ipc::Role::supervisor;
     if (one == nullptr || one->role == ipc::Role::successor || (child->adoption.empty() && !retired)) continue;
     const char* role = retired ? "supervisor" : one->role == ipc::Role::broker ? "broker" : "worker";
-    registry.entries.push_back(
-        {key.value, role, one->gen, one->index, child->process.pid, child->started, retired ? "-" : child->adoption});
+    registry.entries.push_back({key.value, role, one->gen, one->index, child->process.pid, child->started,
+                                retired ? "-" : child->adoption, one->link_id});
   }
-  const bool another = handed_over_ || superseded();  // between its taking over and our hearing of that, too
+  const bool another = superseded();  // between its taking over and our hearing of that, too
   const std::string path = another ? own_retired_registry_ : service_.directory->file("registry");
   const auto written = supervisor::write_registry(path, registry);
-  if (!written) {
+  if (!written) {  // the next change is another chance
     log_event(log::Level::error, "supervisor", "the registry could not be written", kv("reason", written.error().what));
   }
   written_registry_ = shape.str();
   registry_changed_ = false;
+  return written.has_value();
 }
 
 }  // namespace ebb::supervisor

@@ -63,7 +63,7 @@ Result<> write_registry(const std::string& path, const Registry& registry) {
        << registry.current << '\n';
   for (const auto& one : registry.entries) {
     text << "child " << one.key << ' ' << one.role << ' ' << one.gen << ' ' << one.index << ' ' << one.pid << ' '
-         << one.started << ' ' << one.socket << '\n';
+         << one.started << ' ' << one.socket << ' ' << one.link_id << '\n';
   }
   const std::string bytes = text.str();
   const std::string draft = path + ".new";
@@ -89,6 +89,7 @@ std::optional<Registry> read_registry(const std::string& path) {
     Registry::Entry one;
     if (fields >> word >> one.key >> one.role >> one.gen >> one.index >> one.pid >> one.started >> one.socket &&
         one.socket.find('/') == std::string::npos) {
+      if (!(fields >> one.link_id)) one.link_id = one.key & 0xFFFF;
       registry.entries.push_back(std::move(one));
     }
   }

@@ -22,6 +22,7 @@ struct Registry {
     pid_t pid = 0;
     std::uint64_t started = 0;  // process_start(): tells a pid that is used again
     std::string socket;         // file name in the runtime directory where it can be adopted; "-": it cannot
+    std::uint32_t link_id = 0;  // a worker's number on its links; in a file without: the lower half of `key`
   };
   // The highest numbers used, and the generation that decides.
   std::uint32_t key = 0;

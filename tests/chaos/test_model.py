@@ -116,6 +116,11 @@ class T30Model(scenario.Scenario):
             except AssertionError as failed:
                 raise AssertionError(f"seed {self.seed}, last actions {story[-10:]}: {failed}") from failed
         allowed = scenario.poisson_limit(self.worker_kills / 500)
+        failures = it.finish()["failures"]
+        if len(failures) > allowed:
+            first = min(f["started_us"] for f in failures) / 1e6
+            near = [one for one in story if first - 3 < float(one.split()[0]) < first + 2]
+            print(f"| the first was lost at {first:.3f}; around it: {near}", flush=True)
         self.note(f"{len(story)} actions of {len(choices)} kinds, {self.worker_kills} workers and {self.retired_kills} "
                   "retired supervisors killed")
         self.expect(it, lost=allowed)

@@ -130,7 +130,7 @@ class T26StoppedUnderLoad(scenario.Scenario):
         it = self.load(2000, seconds=10)
         actions.kill_supervisor(self.portal)
         self.portal.spawn()
-        wait.until("it has the lock", lambda: self.portal.main() == self.portal.pid, 5, step=0.002)
+        wait.until("it has the lock", lambda: self.portal.signer() == self.portal.pid, 5, step=0.002)
         time.sleep(0.05)
         self.stop_all(it)
         self.assertFalse(any(procfs.alive(p) for p in self.portal.tree()))

@@ -207,6 +207,8 @@ class AfterAnUpgrade(Orphaned):
         self.portal.signal(signal.SIGTERM)
         self.all_gone(seconds)
         self.assertEqual(self.files(), {"lock", "instance", "registry"})
+        for wrong in ("could not be used", "protocol was broken", "could not follow", "could not be kept"):
+            self.assertNotIn(wrong, self.portal.log())
 
     def adopted(self, name: str = "broker b1") -> None:
         self.log_says(f'process adopted name="{name}"')
@@ -383,6 +385,23 @@ class RetiredOneDiesInAStop(AfterAnUpgrade):
 
 @case.beyond_v2ray
 class OneDiesInAnUpgrade(AfterAnUpgrade):
+    def test_the_one_in_charge_under_load(self):
+        """Its workers, adopted, still offer what they have to its broker."""
+        self.start_operated()
+        stream = self.stream()
+        with visitors.Load(self.public, rate=100, parallel=8) as load:
+            first = self.begin_upgrade("5s")
+            self.kill(first)
+            self.in_charge_after(first)
+            self.adopted()
+            before = load.done
+            wait.until("visitors come through", lambda: load.done > before + 100, 10)
+            self.reload()
+            self.ctl("drain", "broker")
+            stream.exchange()
+        self.assertEqual(load.failures, [])
+        self.stops()
+
     def test_the_retired_one_while_the_one_in_charge_stands(self):
         """It notices when it is not in charge any more: those in the registry are another one's."""
         self.start_operated()

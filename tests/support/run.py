@@ -87,8 +87,9 @@ def _judge(test: unittest.TestCase, standstills: Standstills) -> tuple[str, int,
     if outcome[1] in (0, 77) or stood == 0:
         return outcome
     name, status, seconds, output = _job(test)
-    return name, status, seconds, (f"{outcome[3]}\n| the machine stood still for {stood:.1f} s during what is above: "
-                                   f"run again\n{output}")
+    first = "".join(f"| {line}\n" for line in outcome[3].splitlines())
+    return name, status, seconds, (f"{first}| the machine stood still for {stood:.1f} s during what is above: run again\n"
+                                   f"{output}")
 
 
 def _job(test: unittest.TestCase) -> tuple[str, int, float, str]:

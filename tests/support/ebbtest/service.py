@@ -70,12 +70,16 @@ class Service(programs.Program):
         """The supervisor in charge, who holds the lock: after an upgrade another one than we started."""
         if self.kind != "ours":
             return self.pid
+        pid = self.signer()
+        return pid if procfs.session(pid) in self._sessions else self.pid
+
+    def signer(self) -> int:
+        """Who has written the lock, alive or not. 0: nobody."""
         try:
             with open(os.path.join(self.environment()["RUNTIME_DIRECTORY"], "lock"), encoding="ascii") as f:
-                pid = int(f.read().split()[0])
-                return pid if procfs.session(pid) in self._sessions else self.pid
+                return int(f.read().split()[0])
         except (OSError, ValueError, IndexError):
-            return self.pid
+            return 0
 
     def supervisors(self) -> list[int]:
         return [p for p in self.tree() if "supervisor" in procfs.title(p)]

@@ -132,6 +132,14 @@ TEST(Arrival, TakesOverAtOnceWhenTheOldOneDies) {
   EXPECT_TRUE(has(words, "take-over"));
   EXPECT_EQ(stage.machine.phase(), Phase::running);
   EXPECT_GT(stage.key("orphan-w5").value, 4u);  // 2 and 3 are taken
+  // What its workers have goes to its broker; ours is for ours, and they have their links to its broker already.
+  for (const auto* word : {"link orphan-w5 b2", "link w3 orphan-b3", "start orphan-b3"}) {
+    EXPECT_FALSE(has(words, word)) << word;
+  }
+  // COMMIT may not have come through.
+  for (const auto* word : {"link w3 b2", "prepare orphan-b3 22", "commit orphan-b3 22"}) {
+    EXPECT_TRUE(has(words, word)) << word;
+  }
 
   Stage early(Stage::two_workers(), old_one());
   early.actions();
@@ -258,6 +266,33 @@ TEST(Arrival, AStopThatLetsConnectionsFinishIsPassedOn) {
   EXPECT_TRUE(has(stage.actions(), "kill old 3"));
 }
 
+TEST(Arrival, AProcessThatDiesWithTheOldOneIsReplaced) {
+  Stage stage = arrived();
+  for (const auto* name : {"w3", "w4"}) stage.started(name);
+  stage.actions();
+  stage.adopts = false;
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  stage.dies("w3");
+  stage.dies("b2");
+  EXPECT_EQ(stage.actions(), Words{"adopt all"});
+  std::vector<Orphan> nobody;
+  stage.machine.take_in(nobody, false, stage.now);
+  const auto words = stage.actions();
+  for (const auto* word : {"take-over", "spawn b5", "spawn w6"}) EXPECT_TRUE(has(words, word)) << word;
+}
+
+TEST(Arrival, AdoptedWorkersKeepTheNumberOfTheirLinks) {
+  Stage stage = arrived();
+  stage.adopts = false;
+  stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
+  std::vector<Orphan> orphans = {orphan(2, ipc::Role::worker, 5)};
+  orphans[0].link_id = 2;
+  stage.machine.take_in(orphans, false, stage.now);
+  EXPECT_NE(orphans[0].key.value, 2u);
+  EXPECT_EQ(stage.machine.find(orphans[0].key)->link_id, 2u);
+  EXPECT_EQ(stage.machine.find(stage.key("w3"))->link_id, stage.key("w3").value);
+}
+
 /// In charge, and "old" still waits for its last process.
 Stage in_charge() {
   Stage stage = arrived();
@@ -278,7 +313,7 @@ TEST(Arrival, AnOldOneThatEndsMayHaveBeenKilledWithProcessesLeft) {
   stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
   const auto words = stage.actions();
   EXPECT_EQ(words[0], "adopt");
-  EXPECT_FALSE(has(words, "drain orphan-w5 3600000"));  // it was told before
+  EXPECT_TRUE(has(words, "drain orphan-w5 3600000"));  // once more
   EXPECT_TRUE(has(words, "tell orphan-b3 gen3 draining"));
   EXPECT_TRUE(has(stage.pass(3605s), "kill orphan-w5 15"));  // hardStopAfter counts anew
 }

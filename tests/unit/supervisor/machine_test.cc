@@ -189,6 +189,11 @@ TEST(Machine, ForgivesTheLagOfAMachineThatStoodStill) {
   EXPECT_EQ(stage.actions(), Words{});
   stage.machine.pong(stage.key("w3"), {0, 12'600'001, 0, 0, 0}, stage.now + 1s);  // it was late by itself, too
   EXPECT_EQ(stage.actions(), Words{"kill w3 6"});
+  stage.now += 2500ms;  // and once more, before all of it was told
+  stage.machine.tick(stage.now);
+  stage.actions();
+  stage.machine.pong(stage.key("b1"), {0, 8'000'000, 0, 0, 0}, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
   stage.pass(5s);
   stage.machine.pong(stage.key("b1"), {0, 5'000'001, 0, 0, 0}, stage.now);
   EXPECT_EQ(stage.actions(), Words{"kill b1 6"});

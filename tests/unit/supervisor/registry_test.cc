@@ -28,7 +28,7 @@ class RegistryTest : public ::testing::Test {
 
 TEST_F(RegistryTest, IsReadAsItWasWritten) {
   const Registry written{
-      9, 4, 2, 3, {{7, "worker", 3, 1, 4711, 123456789, "child-1-7.sock"}, {8, "broker", 2, 0, 1, 2, "b"}}};
+      9, 4, 2, 3, {{70007, "worker", 3, 1, 4711, 123456789, "child-1-7.sock", 5}, {8, "broker", 2, 0, 1, 2, "b"}}};
   ASSERT_TRUE(write_registry(path_, written));
   const auto read = read_registry(path_);
   ASSERT_TRUE(read);
@@ -36,7 +36,8 @@ TEST_F(RegistryTest, IsReadAsItWasWritten) {
             std::tie(written.key, written.gen, written.broker, written.current));
   ASSERT_EQ(read->entries.size(), 2u);
   const auto& one = read->entries[0];
-  EXPECT_EQ(one.key, 7u);
+  EXPECT_EQ(one.key, 70007u);
+  EXPECT_EQ(one.link_id, 5u);
   EXPECT_EQ(one.role, "worker");
   EXPECT_EQ(one.gen, 3u);
   EXPECT_EQ(one.index, 1u);
@@ -64,6 +65,9 @@ TEST_F(RegistryTest, EntriesThatDoNotParseAreLeftOut) {
   ASSERT_TRUE(read);
   ASSERT_EQ(read->entries.size(), 1u);
   EXPECT_EQ(read->entries[0].socket, "good");
+  const auto before = reading("ebbgate-registry 1\nnumbers 1 1 1 1\nchild 65539 worker 1 0 10 20 socket\n");
+  ASSERT_TRUE(before && before->entries.size() == 1);
+  EXPECT_EQ(before->entries[0].link_id, 3u);  // as it was written once
 }
 
 TEST_F(RegistryTest, AProcessIsKnownByWhenItStarted) {

@@ -173,8 +173,28 @@ TEST(Upgrade, NumbersOfASuccessorThatDiedAreNotUsedAgain) {
   stage.machine.take_in(broker, false, stage.now);
   stage.actions();
   EXPECT_EQ(stage.machine.broker()->key, stage.key("b1"));  // ours serves on, whatever the numbers say
+  stage.names[broker[0].key] = "theirs";
+  stage.dies("w2");  // its successor must not see a broker that is newer by number and leaves
+  const auto then = stage.actions();
+  EXPECT_TRUE(has(then, "link w6 b1"));
+  EXPECT_FALSE(has(then, "link w6 theirs"));
   stage.machine.signal(SIGHUP, false, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 19"});
+  stage.dies("b1");
+  EXPECT_TRUE(has(stage.actions(), "spawn b7"));  // theirs does not serve in its place
+}
+
+TEST(Upgrade, ASuccessorThatEndsInAStopMayHaveLeftProcesses) {
+  Stage stage = upgrading();
+  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.actions();
+  for (const auto* name : {"w2", "w3", "b1"}) stage.dies(name, {false, 0});
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.dies("s4", {false, 0});
+  EXPECT_EQ(stage.actions(), Words{"reclaim"});
+  std::vector<Orphan> nobody;
+  stage.machine.take_in(nobody, false, stage.now);
+  EXPECT_EQ(stage.actions(), Words{"exit 0"});
 }
 
 TEST(Upgrade, AfterwardsAGracefulStopLetsTheOldBrokerGo) {
