@@ -238,6 +238,7 @@ void sweep_adoption_sockets(const std::string& directory, const std::optional<Ad
     if (adoption && std::ranges::find(adoption->left, retired.path) != adoption->left.end()) continue;
     for (const auto& entry : retired.registry.entries) needed.insert(entry.socket);
   }
+  sweep_retired_drafts(directory);
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();

@@ -19,6 +19,7 @@ namespace {
 constexpr std::string_view kTitle = "ebbgate-registry 1";
 constexpr std::size_t kMaxEntries = 16384;  // more processes than there can be
 constexpr std::string_view kRetired = "retired-";
+constexpr std::string_view kDraft = ".new";
 constexpr std::size_t kMaxRetired = 256;
 
 struct Owner {
@@ -57,6 +58,17 @@ std::vector<RetiredRegistry> retired_registries(const std::string& directory) {
   return all;
 }
 
+void sweep_retired_drafts(const std::string& directory) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    std::string name = entry.path().filename().string();
+    if (!name.ends_with(kDraft)) continue;
+    name.resize(name.size() - kDraft.size());
+    const auto owner = owner_of(name);
+    if (owner && process_start(owner->pid) != owner->started) ::unlink(entry.path().c_str());
+  }
+}
+
 Result<> write_registry(const std::string& path, const Registry& registry) {
   std::ostringstream text;
   text << kTitle << "\nnumbers " << registry.key << ' ' << registry.gen << ' ' << registry.broker << ' '
@@ -66,7 +78,7 @@ Result<> write_registry(const std::string& path, const Registry& registry) {
          << one.started << ' ' << one.socket << ' ' << one.link_id << '\n';
   }
   const std::string bytes = text.str();
-  const std::string draft = path + ".new";
+  const std::string draft = path + std::string(kDraft);
   const Fd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd || ::write(fd.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
       ::rename(draft.c_str(), path.c_str()) != 0) {

@@ -45,6 +45,9 @@ struct RetiredRegistry {
 /// Files that are none of ours are left out, as are more than there can be.
 std::vector<RetiredRegistry> retired_registries(const std::string& directory);
 
+/// Removes what a retired supervisor that was killed as it wrote has left.
+void sweep_retired_drafts(const std::string& directory);
+
 /// Atomic: a reader finds the old one or the new one. Errors: os.
 Result<> write_registry(const std::string& path, const Registry& registry);
 /// nullopt: there is none, or it is not one of ours. Entries that do not parse are left out.

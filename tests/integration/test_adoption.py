@@ -93,7 +93,7 @@ class Adoption(Orphaned):
             for _ in range(4):
                 self.kill_supervisor()
                 self.portal.spawn()
-                wait.until("it is there", lambda: self.portal.main() == self.portal.pid, 5)
+                wait.until("it is there", lambda: self.portal.signer() == self.portal.pid, 5)
             self.kill_supervisor()
             self.restart()
             stream.exchange()
@@ -285,7 +285,7 @@ class RetiredOneDies(AfterAnUpgrade):
         self.freeze(worker)
         self.kill_supervisor()
         self.portal.spawn()
-        wait.until("it has begun", lambda: self.portal.main() == self.portal.pid, 5)
+        wait.until("it has begun", lambda: self.portal.signer() == self.portal.pid, 5)
         self.kill(old)
         self.log_says("a process does not let itself be adopted", 10)
         self.adopted()

@@ -107,6 +107,12 @@ TEST_F(RegistryTest, OfRetiredSupervisorsTellsWhoLives) {
     EXPECT_EQ(one.registry.entries.size(), 1u);
   }
   EXPECT_TRUE(retired_registries(root_ + "/none").empty());
+  std::ofstream(alive + ".new") << "half";
+  std::ofstream(dead + ".new") << "half";
+  sweep_retired_drafts(root_);
+  EXPECT_TRUE(std::filesystem::exists(alive + ".new"));
+  EXPECT_FALSE(std::filesystem::exists(dead + ".new"));
+  EXPECT_TRUE(std::filesystem::exists(dead));
 }
 
 }  // namespace
