@@ -28,6 +28,18 @@ class _StockBridge(scenario.Scenario):
         """Else it may be the one that carries the load's long streams."""
         wait.until("the first broker has left", lambda: len(self.portal.role("broker")) == 1, 70)
 
+    def replace_once(self) -> tuple[int, float]:
+        """3 s into the load: the old broker, and when it was replaced."""
+        time.sleep(3)
+        old = self.portal.broker()
+        actions.replace_broker(self.portal)
+        began = time.monotonic()
+        # One whose dialect is still being found out carries visitors like any other.
+        wait.until("the bridge has a tunnel at the new broker",
+                   lambda: any(t["state"] in ("probing", "active") for t in self.portal.tunnels()), 3)
+        self.note(f"switched after {self.seconds_since(began)}")
+        return old, began
+
 
 @scenario.full_only
 class T12StockBridge(_StockBridge):
@@ -40,14 +52,7 @@ class T12StockBridge(_StockBridge):
         actions.need_broker_replacement(self.portal)
         self.first_has_left()
         it = self.load(500, seconds=20)
-        time.sleep(3)
-        old = self.portal.broker()
-        actions.replace_broker(self.portal)
-        began = time.monotonic()
-        # One whose dialect is still being found out carries visitors like any other.
-        wait.until("the bridge has a tunnel at the new broker",
-                   lambda: any(t["state"] in ("probing", "active") for t in self.portal.tunnels()), 3)
-        self.note(f"switched after {self.seconds_since(began)}")
+        old, _ = self.replace_once()
         self.expect(it)
         wait.until("the old broker has left", lambda: not procfs.alive(old), 30)
         self.finish(descriptors=False)
@@ -94,13 +99,7 @@ class T12XrayBridge(_StockBridge):
         actions.need_broker_replacement(self.portal)
         self.first_has_left()
         it = self.load(500, seconds=self.held_s + 10)
-        time.sleep(3)
-        old = self.portal.broker()
-        actions.replace_broker(self.portal)
-        began = time.monotonic()
-        wait.until("the bridge has a tunnel at the new broker",
-                   lambda: any(t["state"] in ("probing", "active") for t in self.portal.tunnels()), 3)
-        self.note(f"switched after {self.seconds_since(began)}")
+        old, began = self.replace_once()
         while it.going_on(0.2):
             self.assertTrue(procfs.alive(old), "the old broker left those it had")
             time.sleep(0.2)
