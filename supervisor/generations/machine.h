@@ -395,6 +395,7 @@ class Machine {
   void drain(Child& one, milliseconds deadline, milliseconds jitter, TimePoint now);
   void stop_supervisor(Child& other, TimePoint now);
   void stop_child(Child& one, TimePoint now);
+  void insist(Child& other, TimePoint now);
   void kill_all();
   void leave_if_empty();
   void watch(Child& one, TimePoint now);

@@ -94,3 +94,25 @@ class Operated(case.PairCase):
 
     def log_says(self, text: str, seconds: float = 10) -> None:
         wait.until(f"the log says {text!r}", lambda: text in self.portal.log(), seconds)
+
+
+class Orphaned(Operated):
+    """The portal's supervisor dies, and another one starts."""
+
+    def restart(self) -> None:
+        self.portal.spawn()
+        wait.until(f"the new supervisor answers\n{self.portal.tail()}",
+                   lambda: self.portal.ctl("status", socket=True).returncode == 0, 10)
+
+    def second(self) -> programs.Program:
+        """Another start with the portal's configuration, of which an end is expected."""
+        it = programs.Program("ours", "second", self.directory, "{}")
+        it.config_path, it.environment = self.portal.config_path, self.portal.environment
+        self.addCleanup(it.kill)
+        return it.start()
+
+    def files(self) -> set:
+        return set(os.listdir(self.runtime()))
+
+    def sockets(self) -> set:
+        return {f for f in self.files() if f.endswith(".sock")}
