@@ -49,6 +49,14 @@ std::string IpAddress::text() const {
   return out;
 }
 
+std::array<std::uint8_t, 16> IpAddress::as_v6() const {
+  if (v6) return bytes;
+  std::array<std::uint8_t, 16> out{};
+  std::copy(kMappedPrefix.begin(), kMappedPrefix.end(), out.begin());
+  std::copy_n(bytes.begin(), 4, out.begin() + 12);
+  return out;
+}
+
 bool IpAddress::loopback() const {
   if (!v6) return bytes[0] == 127;
   return std::all_of(bytes.begin(), bytes.end() - 1, [](auto b) { return b == 0; }) && bytes[15] == 1;

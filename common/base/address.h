@@ -25,6 +25,8 @@ struct IpAddress {
   static std::optional<IpAddress> parse(std::string_view text);
   std::string text() const;  // no brackets
   bool loopback() const;
+  /// As IPv6 writes it: an IPv4 address mapped, ::ffff:a.b.c.d.
+  std::array<std::uint8_t, 16> as_v6() const;
   friend auto operator<=>(const IpAddress&, const IpAddress&) = default;
 };
 
@@ -56,6 +58,14 @@ struct Endpoint {
   std::uint16_t port = 0;
   std::string text() const;  // "1.2.3.4:80", "[::1]:80"
   friend auto operator<=>(const Endpoint&, const Endpoint&) = default;
+};
+
+/// Who visits, and where he arrived: the two ends of the connection that the first of us (or a proxy in front of him)
+/// accepted. An end that nobody told is nullopt.
+struct VisitorAddress {
+  std::optional<Endpoint> source;
+  std::optional<Endpoint> local;
+  friend bool operator==(const VisitorAddress&, const VisitorAddress&) = default;
 };
 
 /// From and to the kernel's form. nullopt for a family that is not IP.

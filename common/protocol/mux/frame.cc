@@ -87,6 +87,25 @@ Decoded<SourceLocal> decode_source_local(ConstSpan trailing) {
   return out;
 }
 
+VisitorAddress visitor_of(const SourceLocal& told) {
+  const auto endpoint = [](const std::optional<Target>& part) -> std::optional<Endpoint> {
+    if (!part || part->ip() == nullptr) return std::nullopt;
+    return Endpoint{*part->ip(), part->port};
+  };
+  return {endpoint(told.source), endpoint(told.local)};
+}
+
+std::size_t encode_source_local(MutSpan out, Network network, const VisitorAddress& visitor) {
+  if (!visitor.source) return 0;
+  std::size_t at = 0;
+  for (const auto& end : {visitor.source, visitor.local}) {
+    if (!end) break;
+    out[at++] = static_cast<std::uint8_t>(network);
+    at += encode_address(end->ip, end->port, kVmessAddress, out.subspan(at));
+  }
+  return at;
+}
+
 std::size_t write_new(MutSpan out, StreamId stream, const Target& target, std::size_t data_bytes, ConstSpan trailing) {
   if (const auto* name = target.name(); name != nullptr && !host_from_wire(*name)) return 0;  // no peer takes it
   std::array<std::uint8_t, kMaxAddressBytes> address;

@@ -72,6 +72,14 @@ struct SourceLocal {
   std::optional<Target> local;
 };
 Decoded<SourceLocal> decode_source_local(ConstSpan trailing);
+/// The same, with what names no address left out.
+VisitorAddress visitor_of(const SourceLocal& told);
+
+inline constexpr std::size_t kMaxSourceLocal = 2 * (1 + 2 + 1 + 16);
+/// Writes what decode_source_local() reads, for a stream of `network`; kMaxSourceLocal bytes suffice. Returns bytes
+/// written: 0 when the source is not known. Without a local address only the source is written (Xray then takes
+/// neither).
+std::size_t encode_source_local(MutSpan out, Network network, const VisitorAddress& visitor);
 
 /// Writes a New head, `out` should have kMaxHead bytes. With `data_bytes` > 0 the data bit and length are set and the
 /// caller appends exactly that many bytes. Returns bytes written; 0 when the target cannot be written (empty or

@@ -48,6 +48,15 @@ TEST(Target, PrintsAsTheAccessLogDoes) {
   EXPECT_EQ((Target{Network::udp, Host{std::string("x.test")}, 0}).text(), "udp:x.test:0");
 }
 
+TEST(IpAddress, IsWrittenAsIpv6) {
+  for (const char* text : {"203.0.113.7", "2001:db8::1"}) {
+    const auto ip = *IpAddress::parse(text);
+    EXPECT_EQ(IpAddress::from_v6(ip.as_v6()), ip);
+  }
+  EXPECT_EQ(IpAddress::parse("192.0.2.1")->as_v6(),
+            (std::array<std::uint8_t, 16>{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1}));
+}
+
 TEST(Endpoint, SurvivesTheKernelsForm) {
   for (const char* text : {"127.0.0.2", "2001:db8::1"}) {
     const Endpoint in{*IpAddress::parse(text), 4711};

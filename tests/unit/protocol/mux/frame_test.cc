@@ -224,5 +224,37 @@ TEST(MuxFrame, ReadsSourceAndLocalAsXrayDoes) {
   }
 }
 
+TEST(MuxFrame, WritesSourceAndLocalAsXrayReadsThem) {
+  const auto written = [](Network network, const VisitorAddress& visitor) {
+    Bytes out(kMaxSourceLocal);
+    out.resize(encode_source_local(out, network, visitor));
+    return to_hex(out);
+  };
+  std::size_t compared = 0;
+  for (const auto& item : load_vectors("mux/source_local.json")["cases"]) {
+    SCOPED_TRACE(item["name"].text());
+    const auto& name = item["name"].text();
+    if (name != "source_local" && name != "source_only" && name != "source_v6") continue;
+    const auto told = decode_source_local(item["trailing"].hex());
+    ASSERT_TRUE(told);
+    EXPECT_EQ(written(Network::tcp, visitor_of(*told)), item["trailing"].text());
+    ++compared;
+  }
+  EXPECT_EQ(compared, 3U);
+  const Endpoint v4{*IpAddress::parse("203.0.113.7"), 5555};
+  const Endpoint v6{*IpAddress::parse("2001:db8::1"), 9};
+  EXPECT_EQ(written(Network::udp, {v4, std::nullopt}), "0215b301cb007107");
+  EXPECT_EQ(written(Network::udp, {v6, v6}).size(), 2 * kMaxSourceLocal);
+  EXPECT_EQ(written(Network::tcp, {}), "");
+  EXPECT_EQ(written(Network::tcp, {std::nullopt, v4}), "");  // an arrival without a visitor says nothing
+}
+
+TEST(MuxFrame, TakesAVisitorFromAddressesOnly) {
+  const Endpoint local{*IpAddress::parse("192.0.2.1"), 443};
+  const SourceLocal named{Target{Network::tcp, std::string("a.b"), 1}, Target{Network::tcp, local.ip, local.port}};
+  EXPECT_EQ(visitor_of(named), (VisitorAddress{std::nullopt, local}));
+  EXPECT_EQ(visitor_of({}), VisitorAddress{});
+}
+
 }  // namespace
 }  // namespace ebb::mux
