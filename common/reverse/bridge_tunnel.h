@@ -54,6 +54,10 @@ class BridgeTunnel {
   const std::string& control_name() const { return control_name_; }
   const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own portal
   SendLimits send_limits() const { return send_limits_; }
+  /// The portal reads and writes a packet's own address in UDP Keep frames. A stock portal does not say so.
+  bool packet_addresses() const {
+    return peer_hello_ && (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
+  }
   const mux::Session& session() const { return session_; }
   Duration rtt() const { return liveness_.rtt(); }
   std::uint64_t refused_own_domain() const { return refused_own_domain_; }

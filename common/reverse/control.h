@@ -28,6 +28,9 @@ inline constexpr std::uint32_t kStateDrain = 1;     // and so is every value but
 inline constexpr std::size_t kMaxControl = 2048;    // bytes of one message; V2Ray's limit for a datagram
 inline constexpr std::uint32_t kNoticeRestart = 1;  // planned restart: choose another tunnel
 
+/// Bits of Hello::features; used only where both ends have them.
+inline constexpr std::uint64_t kFeaturePacketAddress = 0x10;  // a UDP Keep may say where its datagram goes or is from
+
 struct Hello {
   std::uint32_t version = 1;
   std::uint64_t features = 0;

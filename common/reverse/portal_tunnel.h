@@ -66,6 +66,11 @@ class PortalTunnel {
   std::optional<Dialect> dialect_to_remember() const { return unsure_ ? std::nullopt : dialect_; }
   const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own bridge
   SendLimits send_limits() const { return send_limits_; }
+  /// The bridge reads and writes a packet's own address in UDP Keep frames.
+  bool packet_addresses() const {
+    if (peer_hello_) return (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
+    return dialect_ == Dialect::xray && !unsure_;
+  }
   std::size_t user_streams() const;
   std::size_t streams_opened() const { return opened_; }
   const mux::Session& session() const { return session_; }

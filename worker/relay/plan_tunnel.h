@@ -36,6 +36,7 @@ class PlanTunnel : public Tunnel {
     die(why);
   }
   bool kicked() const { return kicked_; }
+  bool packet_addresses() const override { return plan_.packet_addresses(); }
   /// After calling the plan from outside: sends what it wants sent.
   void poke() { pump(); }
 
@@ -73,6 +74,7 @@ class PlanTunnel : public Tunnel {
   void set_user(StreamId stream, void* user) override { plan_.set_user(stream, user); }
   void abort_streams() override { plan_.abort_streams(*this); }
   std::size_t max_data() const override { return plan_.send_limits().max_data; }
+  std::size_t max_datagram() const override { return plan_.send_limits().max_datagram; }
   void on_reading_changed(bool reading) override {
     plan_.set_reading(reading, loop_.now());
     moved();

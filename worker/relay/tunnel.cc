@@ -14,6 +14,8 @@ namespace {
 constexpr auto kBehindCheck = std::chrono::milliseconds(100);
 constexpr auto kLeave = std::chrono::seconds(10);           // without progress: then the last bytes are given up
 constexpr std::size_t kSpareUnsent = std::size_t{8} << 20;  // Opens and Ends beside what streams may queue
+/// Above what streams queue (Wire::kHigh): they stop there, and would leave no datagram any room.
+constexpr std::size_t kMostUnsent = 2 * Wire::kHigh;
 constexpr std::size_t kChunkBytes = 16 * 1024;  // plaintext of one sealed chunk: frames are cut to fill it exactly
 
 }  // namespace
@@ -58,11 +60,25 @@ void MuxSide::end(bool error) {
   if (tunnel_ == nullptr) return;
   Tunnel& tunnel = *std::exchange(tunnel_, nullptr);
   tunnel.unlist(*this);
-  std::array<std::uint8_t, mux::kEndFrame> frame;
-  mux::write_end(frame, stream_, error);
-  tunnel.send_frames(frame);
-  tunnel.forget(stream_);
-  tunnel.pump();
+  tunnel.end_stream(stream_, error);
+}
+
+void MuxSide::on_stream_data(ConstSpan payload) {
+  if (dirty_at_ == kNowhere) {
+    dirty_at_ = tunnel_->dirty_.size();
+    tunnel_->dirty_.push_back(this);
+  }
+  relay_->on_data(*this, payload);
+}
+
+void MuxSide::on_stream_end(bool error) {
+  Tunnel& tunnel = *std::exchange(tunnel_, nullptr);  // the session has forgotten the id: no frame of ours may follow
+  tunnel.unlist(*this);
+  if (error) {
+    relay_->on_failed(*this, Error{Errc::closed, "the other end aborted the stream", {}});
+  } else {
+    relay_->on_end(*this, true);
+  }
 }
 
 bool MuxSide::has_room() {
@@ -137,7 +153,7 @@ bool Tunnel::end_if_finished() {
 
 std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream, bool hold_half_close) {
   auto side = std::make_unique<MuxSide>(*this, stream, hold_half_close);
-  set_user(stream, side.get());
+  set_stream_user(stream, side.get());
   return side;
 }
 
@@ -201,25 +217,38 @@ void Tunnel::on_batch_end() {
 }
 
 void Tunnel::on_data(StreamId, void* user, ConstSpan piece) {
-  auto* side = static_cast<MuxSide*>(user);
-  if (side == nullptr) return;
-  if (side->dirty_at_ == MuxSide::kNowhere) {
-    side->dirty_at_ = dirty_.size();
-    dirty_.push_back(side);
-  }
-  side->relay_->on_data(*side, piece);
+  if (user != nullptr) static_cast<StreamUser*>(user)->on_stream_data(piece);
+}
+
+void Tunnel::on_datagram(StreamId, void* user, const Target* from, ConstSpan payload) {
+  if (user != nullptr) static_cast<StreamUser*>(user)->on_stream_datagram(from, payload);
 }
 
 void Tunnel::on_end(StreamId, void* user, bool error) {
-  auto* side = static_cast<MuxSide*>(user);
-  if (side == nullptr) return;
-  side->tunnel_ = nullptr;  // the session has forgotten the id: no frame of ours may follow
-  unlist(*side);
-  if (error) {
-    side->relay_->on_failed(*side, Error{Errc::closed, "the other end aborted the stream", {}});
+  if (user != nullptr) static_cast<StreamUser*>(user)->on_stream_end(error);
+}
+
+bool Tunnel::send_datagram(StreamId stream, ConstSpan datagram, const Target* address) {
+  if (dead_ || datagram.empty() || datagram.size() > max_datagram() || wire_.queued() > kMostUnsent) return false;
+  std::array<std::uint8_t, mux::kMaxHead> head;
+  std::size_t head_bytes = mux::kKeepHead;
+  if (address != nullptr && packet_addresses()) {
+    head_bytes = mux::write_keep_head(head, stream, *address, datagram.size());
+    if (head_bytes == 0) return false;
   } else {
-    side->relay_->on_end(*side, true);
+    mux::write_keep_head(head, stream, datagram.size());
   }
+  const std::array<ConstSpan, 2> parts{ConstSpan(head).first(head_bytes), datagram};
+  wire_.send(parts);
+  return true;
+}
+
+void Tunnel::end_stream(StreamId stream, bool error) {
+  std::array<std::uint8_t, mux::kEndFrame> frame;
+  mux::write_end(frame, stream, error);
+  send_frames(frame);
+  forget(stream);
+  pump();
 }
 
 void Tunnel::on_wire_end() { leaving_ ? gone() : die(Error{Errc::closed, "the other end closed the tunnel", {}}); }

@@ -9,6 +9,7 @@
 #include "common/protocol/mux/session.h"
 #include "common/reverse/tunnel.h"
 #include "worker/relay/relay.h"
+#include "worker/relay/stream_user.h"
 #include "worker/relay/wire.h"
 
 namespace ebb::relay {
@@ -16,7 +17,7 @@ namespace ebb::relay {
 class Tunnel;
 
 /// The side of a relay that is a stream of a tunnel.
-class MuxSide final : public Side {
+class MuxSide final : public Side, private StreamUser {
  public:
   /// `hold_half_close`: an end of the other side is not told to the peer, who would stop answering (a legacy bridge;
   /// spec/mux-cool.md 6.3). The relay's timer decides how long.
@@ -38,6 +39,10 @@ class MuxSide final : public Side {
 
  private:
   friend class Tunnel;
+  // StreamUser
+  void on_stream_data(ConstSpan payload) override;
+  void on_stream_datagram(const Target*, ConstSpan datagram) override { on_stream_data(datagram); }
+  void on_stream_end(bool error) override;
   void end(bool error);
   Side& consumer() { return relay_->other(*this); }
 
@@ -80,6 +85,17 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   /// From the next look at its consumers on.
   void set_limits(TunnelLimits limits) { limits_ = limits; }
 
+  // Streams of datagrams (worker/flow). A flow has no back-pressure: what cannot go now is lost.
+  /// Who is told what comes on `stream`, and its end.
+  void set_stream_user(StreamId stream, StreamUser* user) { set_user(stream, user); }
+  /// One datagram of a live stream, as one frame. False: dropped. It is larger than the peer takes, empty (which every
+  /// stock peer drops), or too much is unsent. `address`: the packet's own, written in front where the peer reads it.
+  bool send_datagram(StreamId stream, ConstSpan datagram, const Target* address);
+  /// End, and the id is forgotten. Nothing is told of it.
+  void end_stream(StreamId stream, bool error);
+  /// Whether the peer reads a packet's own address, and writes it (spec/mux-cool.md 1.4).
+  virtual bool packet_addresses() const { return false; }
+
  protected:
   friend class MuxSide;
   /// Starts on a connected stream.
@@ -104,6 +120,7 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   virtual void set_user(StreamId stream, void* user) = 0;
   virtual void abort_streams() = 0;
   virtual std::size_t max_data() const = 0;
+  virtual std::size_t max_datagram() const { return mux::kMaxDatagram; }
   virtual void on_reading_changed(bool reading) = 0;
   /// Looked at after every feed and tick: whether the tunnel has to end.
   virtual bool finished() const = 0;
@@ -113,6 +130,7 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
 
   // mux::SessionEvents
   void on_data(StreamId stream, void* user, ConstSpan piece) override;
+  void on_datagram(StreamId stream, void* user, const Target* from, ConstSpan payload) override;
   void on_end(StreamId stream, void* user, bool error) override;
 
   net::Loop& loop_;

@@ -124,4 +124,21 @@ std::size_t write_new(MutSpan out, StreamId stream, const Target& target, std::s
   return total;
 }
 
+std::size_t write_keep_head(MutSpan out, StreamId stream, const Target& address, std::size_t data_bytes) {
+  if (address.network != Network::udp || data_bytes > kMaxDataEver) return 0;
+  if (const auto* name = address.name(); name != nullptr && !host_from_wire(*name)) return 0;
+  std::array<std::uint8_t, kMaxAddressBytes> encoded;
+  const auto size = encode_address(address.host, address.port, kVmessAddress, encoded);
+  const auto meta = kMinMeta + 1 + size;
+  if (size == 0 || out.size() < 2 + meta + 2) return 0;
+  store_be16(out, static_cast<std::uint16_t>(meta));
+  store_be16(out.subspan(2), stream.value);
+  out[4] = static_cast<std::uint8_t>(Status::keep);
+  out[5] = kOptionData;
+  out[6] = static_cast<std::uint8_t>(Network::udp);
+  std::copy_n(encoded.begin(), size, out.begin() + 7);
+  store_be16(out.subspan(2 + meta), static_cast<std::uint16_t>(data_bytes));
+  return 2 + meta + 2;
+}
+
 }  // namespace ebb::mux

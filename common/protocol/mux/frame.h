@@ -96,6 +96,10 @@ inline void write_keep_head(MutSpan out, StreamId stream, std::size_t data_bytes
   store_be16(out.subspan(6), static_cast<std::uint16_t>(data_bytes));
 }
 
+/// The same with the packet's own address in front, which packet_address() reads at the other end. Returns bytes
+/// written; 0 when `address` is no UDP target or cannot be written, or `out` (kMaxHead bytes) is too small.
+std::size_t write_keep_head(MutSpan out, StreamId stream, const Target& address, std::size_t data_bytes);
+
 /// Writes exactly kEndFrame bytes.
 inline void write_end(MutSpan out, StreamId stream, bool error) {
   store_be16(out, 4);

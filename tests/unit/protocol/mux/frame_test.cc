@@ -256,5 +256,37 @@ TEST(MuxFrame, TakesAVisitorFromAddressesOnly) {
   EXPECT_EQ(visitor_of({}), VisitorAddress{});
 }
 
+TEST(MuxFrame, APacketAddressGoesInFrontOfAKeepAndComesBack) {
+  const std::vector<Target> addresses = {{Network::udp, IpAddress::from_v4({203, 0, 113, 9}), 5353},
+                                         {Network::udp, *IpAddress::parse("2001:db8::1"), 1},
+                                         {Network::udp, std::string("a.example"), 65535}};
+  for (const auto& address : addresses) {
+    SCOPED_TRACE(address.text());
+    std::array<std::uint8_t, kMaxHead> out{};
+    const auto written = write_keep_head(out, StreamId{7}, address, 513);
+    ASSERT_GT(written, kKeepHead);
+    for (std::size_t cut = 0; cut < written; ++cut) {
+      const auto step = decode_head(ConstSpan(out).first(cut));
+      ASSERT_TRUE(step && !step->message) << cut;
+    }
+    const auto step = decode_head(ConstSpan(out).first(written));
+    ASSERT_TRUE(step && step->message);
+    EXPECT_EQ(step->used, written);
+    EXPECT_EQ(step->message->status, Status::keep);
+    EXPECT_EQ(step->message->data_bytes, 513U);
+    EXPECT_EQ(packet_address(step->message->meta), address);
+  }
+}
+
+TEST(MuxFrame, NoPacketAddressThatNobodyCouldRead) {
+  std::array<std::uint8_t, kMaxHead> out{};
+  const Target good{Network::udp, IpAddress::from_v4({203, 0, 113, 9}), 5353};
+  EXPECT_EQ(write_keep_head(out, StreamId{7}, Target{Network::tcp, good.host, 1}, 1), 0U);
+  EXPECT_EQ(write_keep_head(out, StreamId{7}, Target{Network::udp, std::string("no good"), 1}, 1), 0U);
+  EXPECT_EQ(write_keep_head(out, StreamId{7}, Target{Network::udp, std::string(), 1}, 1), 0U);
+  EXPECT_EQ(write_keep_head(out, StreamId{7}, good, kMaxDataEver + 1), 0U);
+  EXPECT_EQ(write_keep_head(MutSpan(out).first(15), StreamId{7}, good, 1), 0U);
+}
+
 }  // namespace
 }  // namespace ebb::mux

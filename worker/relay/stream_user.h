@@ -1,0 +1,22 @@
+// What a stream of a tunnel belongs to: the side of a relay (MuxSide), or the end of a flow (worker/flow).
+#pragma once
+
+#include "common/base/address.h"
+#include "common/base/bytes.h"
+
+namespace ebb::relay {
+
+/// The user pointer of every stream is one of these, or null. Payload is valid during the call.
+class StreamUser {
+ public:
+  virtual void on_stream_data(ConstSpan payload) = 0;
+  /// A UDP stream's message. `address`: the packet's own, where the peer wrote one, else null.
+  virtual void on_stream_datagram(const Target* address, ConstSpan datagram) = 0;
+  /// The stream is over and its id forgotten: nothing may be sent on it any more.
+  virtual void on_stream_end(bool error) = 0;
+
+ protected:
+  ~StreamUser() = default;
+};
+
+}  // namespace ebb::relay
