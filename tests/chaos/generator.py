@@ -122,12 +122,13 @@ class Load(_Asked):
     _next = 0
 
     def __init__(self, targets: list[str], rate: float, seconds: float, long: int = 50, reopen: bool = False,
-                 bulk_bytes: int = 0, bulk_streams: int = 0):
+                 bulk_bytes: int = 0, bulk_streams: int = 0, close_first: bool = False):
         Load._next += 1  # sequence numbers of their own: the origin counts over all loads of a scenario
         words = [w for t in targets for w in ("--target", t)]
         words += ["--rate", f"{rate:g}", "--seconds", f"{seconds:g}", "--long", str(long),
                   "--first", str(Load._next * 500_000), "--bulk", str(bulk_bytes),
-                  "--bulk-streams", str(bulk_streams)] + ["--reopen"] * reopen
+                  "--bulk-streams", str(bulk_streams)]
+        words += ["--reopen"] * reopen + ["--close-first"] * close_first
         self.rate, self.seconds = rate, seconds
         self.began = time.monotonic()
         super().__init__(*words)

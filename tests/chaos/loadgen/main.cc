@@ -22,12 +22,13 @@ using namespace ebb::loadgen;
 
 constexpr const char* kUsage =
     R"(ebb_loadgen --target HOST:PORT [--target ...] [--rate R] [--seconds S] [--long N] [--reopen] [--gap MS]
-                           [--bulk BYTES --bulk-streams N] [--most-open N] [--first SEQUENCE]
+                           [--bulk BYTES --bulk-streams N] [--most-open N] [--first SEQUENCE] [--close-first]
 ebb_loadgen --origin PORT
 ebb_loadgen --naive-server PORT [--workers N] [--generation-ms MS]
 ebb_loadgen --chop PORT --target HOST:PORT [--singles N]
 
 Load: R new connections a second for S seconds, N that stay with an exchange every MS (50), bulk streams that come back.
+--close-first: every short connection ends from the visitor's side, as HTTP clients with keep-alive do.
 The last line on stdout is the result, in JSON. Lines on stdin: progress | stop | rate R | add T | drop T; its end = stop.
 Chop: passes connections on, their first N (200) bytes one by one, a millisecond apart.
 Origin: echoes. Lines on stdin: progress | seen SEQUENCE ... | stop.
@@ -36,7 +37,7 @@ Origin: echoes. Lines on stdin: progress | seen SEQUENCE ... | stop.
 struct Options {
   std::map<std::string, std::string, std::less<>> single;
   std::vector<Target> targets;
-  bool reopen = false;
+  bool reopen = false, close_first = false;
 };
 
 double number(const Options& options, std::string_view name, double otherwise) {
@@ -47,8 +48,8 @@ double number(const Options& options, std::string_view name, double otherwise) {
 bool read_options(int argc, char** argv, Options& options) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    if (word == "--reopen") {
-      options.reopen = true;
+    if (word == "--reopen" || word == "--close-first") {
+      (word == "--reopen" ? options.reopen : options.close_first) = true;
       continue;
     }
     if (!word.starts_with("--") || i + 1 >= argc) return false;
@@ -91,7 +92,8 @@ int run_load(const Options& options) {
                     .rate = number(options, "rate", 0),
                     .until_us = begin + static_cast<std::int64_t>(seconds * 1e6),
                     .most_open = static_cast<std::size_t>(std::min(number(options, "most-open", 60'000), spare)),
-                    .first = static_cast<std::uint64_t>(number(options, "first", 1))},
+                    .first = static_cast<std::uint64_t>(number(options, "first", 1)),
+                    .close_first = options.close_first},
                    options.targets);
   LongLoad longs(poller,
                  {.run = run,

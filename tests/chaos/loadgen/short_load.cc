@@ -7,13 +7,15 @@
 namespace ebb::loadgen {
 
 /// connecting -> id sent -> answered -> ended. An even one waits for the origin's end of stream, an odd one closes
-/// first.
+/// at once; with `close_first` all do, and the origin only then.
 class ShortLoad::Connection final : public Watcher {
  public:
   explicit Connection(ShortLoad& load) : load_(load) {}
 
   bool begin(std::uint64_t sequence, const Target& target, std::int64_t now) {
-    id_ = Id{.run = load_.settings_.run, .sequence = sequence};
+    id_ = Id{.run = load_.settings_.run,
+             .kind = load_.settings_.close_first ? Kind::wait : Kind::once,
+             .sequence = sequence};
     started_ = now;
     target_ = target.text;
     sent_ = got_ = 0;
@@ -82,7 +84,7 @@ class ShortLoad::Connection final : public Watcher {
       got_ += count;
       if (!answered()) continue;
       load_.tally_.ok(now_us() - started_);
-      if (id_.sequence % 2 == 1) return end(Fault::count_);
+      if (id_.kind == Kind::wait || id_.sequence % 2 == 1) return end(Fault::count_);
     }
   }
 

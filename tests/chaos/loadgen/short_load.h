@@ -24,6 +24,7 @@ class ShortLoad {
     std::int64_t until_us = 0;  // no more starts from then on
     std::size_t most_open = 0;  // starts wait while so many are open
     std::uint64_t first = 1;    // sequence number of the first
+    bool close_first = false;   // all close as soon as they have their answer, and the origin waits for that
   };
   ShortLoad(Poller& poller, Settings settings, std::vector<Target> targets);
   ShortLoad(const ShortLoad&) = delete;

@@ -17,6 +17,7 @@ using IdBytes = std::array<std::uint8_t, kIdBytes>;
 
 enum class Kind : std::uint8_t {
   once = 'O',  // the origin answers with the id and closes
+  wait = 'W',  // the origin answers with the id and waits for the client to close
   stay = 'S',  // the origin echoes until the client closes
 };
 
@@ -41,7 +42,7 @@ inline std::optional<Id> decode(std::span<const std::uint8_t> bytes) {
   std::memcpy(&id.run, bytes.data(), 4);
   id.kind = static_cast<Kind>(bytes[4]);
   std::memcpy(&id.sequence, bytes.data() + 8, 8);
-  if (id.kind != Kind::once && id.kind != Kind::stay) return std::nullopt;
+  if (id.kind != Kind::once && id.kind != Kind::wait && id.kind != Kind::stay) return std::nullopt;
   return id;
 }
 

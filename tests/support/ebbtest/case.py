@@ -12,6 +12,9 @@ from . import configs, origin, ports, procfs, programs, tap, visitors, wait
 # What a measured number is allowed on top (spec/reverse.md 11), and in a sanitizer build.
 SLACK_S = 1.5 if os.environ.get("EBB_PRESET") == "asan" else 0.5
 
+# Minutes long: part of `./dev test --nightly` only.
+nightly = unittest.skipUnless(os.environ.get("EBB_NIGHTLY") == "1", "a long one: ./dev test --nightly")
+
 # What V2Ray itself does not manage (spec/reverse.md 10): asked of our program only, not of a self-check of the harness.
 beyond_v2ray = unittest.skipIf(programs.SELF_CHECK, "V2Ray itself does not do this")
 
@@ -23,8 +26,10 @@ class ProgramCase(unittest.TestCase):
     longMessage = True
 
     def setUp(self):
-        if "xray" in self.kinds() and not programs.XRAY:
-            self.skipTest("needs EBB_XRAY, the path of an Xray")
+        for kind in self.kinds():
+            variable, path = programs.NEEDED.get(kind, ("", "given"))
+            if not path:
+                self.skipTest(f"needs {variable}, the path of such a program")
         procfs.adopt_orphans()
         self.directory = tempfile.mkdtemp(prefix="ebbtest-")
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
@@ -85,7 +90,7 @@ class ProgramCase(unittest.TestCase):
 
 
 class PairCase(ProgramCase):
-    """A portal and a bridge with a web page behind it. `portal_kind` and `bridge_kind`: "ours", "v2ray" or "xray"."""
+    """A portal and a bridge with a web page behind it. `portal_kind` and `bridge_kind`: "ours", "v2ray", "v2fly" or "xray"."""
 
     portal_kind = bridge_kind = "ours"
 
@@ -107,7 +112,7 @@ class PairCase(ProgramCase):
             dial = self.tap.port
         kinds = [programs.implementation(k) for k in (self.portal_kind, self.bridge_kind)]
         if seed:
-            texts = [configs.seed(seed, role, self.public, port, self.web.port, kind == "v2ray")
+            texts = [configs.seed(seed, role, self.public, port, self.web.port, kind in ("v2ray", "v2fly"))
                      for role, port, kind in (("portal", self.tunnel, kinds[0]), ("bridge", dial, kinds[1]))]
         else:
             texts = [configs.portal(self.public, self.tunnel, self.web.port, portal_extra),

@@ -10,6 +10,9 @@
     FIN <n>                sends n bytes and half-closes, then counts what still comes in
     RST <n>                sends n bytes and resets
     FLOOD                  sends the pattern until it is cut; `cut` says when
+    PIECES <n> <ms> <size> n pieces of size bytes of the pattern, each <ms> after the one before (the first too), and closes
+    STORE <name>           takes what comes until the visitor's end of stream: a transfer
+    STORED <name>          answers "226 <bytes>" and a newline as soon as the transfer of that name has ended
 
 Every connection leaves a Visit, so a test can ask when its target was dialled, closed or reset.
 """
@@ -34,6 +37,7 @@ class Visit:
     def __init__(self):
         self.accepted = time.monotonic()
         self.first_byte = self.eof = self.cut = 0.0
+        self.ended = 0.0  # when we ended the stream ourselves
         self.received = 0
         self.command = b""
 
@@ -47,18 +51,20 @@ def reset(sock: socket.socket) -> None:
 class Origin:
     """Threads in the test's own process: what costs CPU time there is never counted for the program under test."""
 
-    def __init__(self, port: int = 0, greeting: bytes = b""):
-        self.port = port or ports.free_port()
+    def __init__(self, port: int = 0, greeting: bytes = b"", host: str = "127.0.0.1"):
+        self.port, self._host = port or ports.free_port(), host
         self.visits: list[Visit] = []
         self._greeting = greeting
         self._open: set[socket.socket] = set()
+        self._stores: dict[bytes, threading.Event] = {}
+        self._sizes: dict[bytes, int] = {}
         self._lock = threading.Lock()
         self._listener = None
 
     def start(self) -> "Origin":
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener.bind((self._host, self.port))
         listener.listen(1024)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
@@ -119,6 +125,7 @@ class Origin:
         finally:
             with self._lock:
                 self._open.discard(sock)
+            visit.ended = time.monotonic()
             sock.close()
 
     @staticmethod
@@ -196,6 +203,30 @@ class Origin:
         self._source(sock, visit, words, rest)
         reset(sock)
         return None
+
+    def _pieces(self, sock, visit, words, rest):
+        for _ in range(int(words[1])):
+            threading.Event().wait(int(words[2]) / 1000)
+            self._source(sock, visit, [b"", words[3]], b"")
+        return None
+
+    def _transfer(self, name: bytes) -> threading.Event:
+        with self._lock:
+            return self._stores.setdefault(name, threading.Event())
+
+    def _store(self, sock, visit, words, rest):
+        size = len(rest)
+        while more := sock.recv(1 << 18):
+            size += len(more)
+        visit.eof = time.monotonic()
+        self._sizes[words[1]] = size
+        self._transfer(words[1]).set()
+        return None
+
+    def _stored(self, sock, visit, words, rest):
+        self._transfer(words[1]).wait(_TIMEOUT)
+        sock.sendall(b"226 %d\n" % self._sizes.get(words[1], -1))
+        return rest
 
     def _flood(self, sock, visit, words, rest):
         while True:

@@ -10,6 +10,9 @@ from . import configs, procfs, wait
 
 V2RAY = os.environ.get("EBB_V2RAY", "/usr/bin/v2ray")
 XRAY = os.environ.get("EBB_XRAY", "")  # a version with the classic reverse, so up to 26.4.24; no package has one
+V2FLY = os.environ.get("EBB_V2FLY", "")  # v2fly's v2ray-core 5, which has another control name than Debian's 4.34
+# What a test of such a peer needs; it is skipped where that is not given.
+NEEDED = {"xray": ("EBB_XRAY", XRAY), "v2fly": ("EBB_V2FLY", V2FLY)}
 SELF_CHECK = os.environ.get("EBB_SELF_CHECK") == "1"  # V2Ray plays our part too: proves the harness, not the program
 
 
@@ -26,14 +29,14 @@ def _sanitizers() -> dict:
 
 
 def implementation(name: str) -> str:
-    """"ours", "v2ray" or "xray"; in a self-check V2Ray plays our part."""
+    """"ours", "v2ray", "v2fly" or "xray"; in a self-check V2Ray plays our part."""
     return "v2ray" if SELF_CHECK and name == "ours" else name
 
 
 class Program:
     """One started process and everything it starts itself.
 
-    `kind` is "ours", "v2ray" or "xray"; `directory` gets NAME.json, NAME.log and, for ours, a private runtime directory.
+    `kind` is "ours", "v2ray", "v2fly" or "xray"; `directory` gets NAME.json, NAME.log and, for ours, a private runtime directory.
     """
 
     def __init__(self, kind: str, name: str, directory: str, config: str, env: dict | None = None, limits=None):
@@ -55,8 +58,8 @@ class Program:
     def command(self) -> list[str]:
         if self.kind == "v2ray":
             return [V2RAY, "-config", self.config_path]
-        if self.kind == "xray":
-            return [XRAY, "run", "-config", self.config_path]
+        if self.kind in NEEDED:
+            return [NEEDED[self.kind][1], "run", "-config", self.config_path]
         return [ebbgate_binary(), "run", "-c", self.config_path]
 
     def start(self, listens: int = 0, seconds: float = 15) -> "Program":
