@@ -12,6 +12,7 @@
 #include "common/base/bytes.h"
 #include "common/base/fd.h"
 #include "common/net/loop.h"
+#include "common/net/path_info.h"
 
 namespace ebb::net {
 
@@ -48,6 +49,10 @@ class Stream {
   virtual std::optional<Endpoint> peer() const { return std::nullopt; }
   /// Bytes written that the peer's kernel has not acknowledged; 0 where nobody can tell.
   virtual std::size_t undelivered() const { return 0; }
+  /// What is known of the path to the peer; nullopt where there is none. A system call.
+  virtual std::optional<PathInfo> path() const { return std::nullopt; }
+  /// Writable only while fewer bytes than that wait to be sent (net::limit_unsent).
+  virtual void set_unsent_limit(std::size_t /*bytes*/) {}
   /// Takes the descriptor out (handing a connection over); the stream is dead afterwards.
   virtual Fd release() { return {}; }
 

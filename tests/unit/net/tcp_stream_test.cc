@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -278,6 +279,45 @@ TEST(UvLoop, RunsPostedWorkAndTimersAndStops) {
   EXPECT_EQ(seen.posted, 1);
   EXPECT_EQ(seen.fired, 1);
   EXPECT_GE(Clock::now() - before, std::chrono::milliseconds(20));
+}
+
+TEST_F(TcpStreamTest, KnowsItsPath) {
+  const Bytes bytes(100'000);
+  const iovec piece{const_cast<std::uint8_t*>(bytes.data()), bytes.size()};
+  std::size_t written = 0;
+  for (IoResult result; (result = ours->write({&piece, 1})).kind == IoResult::Kind::ok;) written += result.bytes;
+  auto path = ours->path();
+  ASSERT_TRUE(path);
+  EXPECT_GT(path->notsent_bytes, 0u) << "the peer reads nothing and its window is shut";
+  EXPECT_LE(path->unacked_bytes + path->notsent_bytes, written);
+  for (std::size_t read = 0; read < written;) {
+    char into[65536];
+    const ssize_t n = ::recv(theirs.get(), into, sizeof into, 0);
+    ASSERT_GT(n, 0);
+    read += static_cast<std::size_t>(n);
+  }
+  path = ours->path();
+  ASSERT_TRUE(path);
+  EXPECT_EQ(path->notsent_bytes, 0u);
+  EXPECT_GT(path->rtt, Duration{});
+  EXPECT_GT(path->delivery_rate, 0u);
+  EXPECT_LE(path->min_rtt, path->rtt + std::chrono::seconds(1));
+  ours->reset();
+  EXPECT_FALSE(ours->path());
+}
+
+TEST_F(TcpStreamTest, IsWritableOnlyBelowItsUnsentLimit) {
+  ours->set_unsent_limit(4096);
+  unsigned value = 0;
+  socklen_t length = sizeof value;
+  ASSERT_EQ(::getsockopt(ours->fd(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &value, &length), 0);
+  EXPECT_EQ(value, 4096u);
+}
+
+TEST(PathInfoTest, NeedsATcpSocket) {
+  EXPECT_FALSE(path_info(-1));
+  const Fd udp(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  EXPECT_FALSE(path_info(udp.get()));
 }
 
 }  // namespace

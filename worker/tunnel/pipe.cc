@@ -1,0 +1,83 @@
+#include "worker/tunnel/pipe.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ebb::tunnel {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr double kGain = 1.15;
+constexpr double kGrowingGain = 3;
+constexpr int kFlatRounds = 3;
+constexpr Duration kShortestPeriod = 100ms;  // half of what the largest rate is taken of
+constexpr Duration kShortestRound = 1ms;
+constexpr Duration kNearRtt = 1ms;
+
+double seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
+
+}  // namespace
+
+bool Pipe::wants_sample(TimePoint now) const {
+  if (in_kernel_ == 0) return false;
+  return now - sampled_at_ >= std::clamp<Duration>(min_rtt_ / 8, 500us, kSlack);
+}
+
+void Pipe::sample(const net::PathInfo& info, TimePoint now) {
+  sampled_at_ = now;
+  in_kernel_ = info.unacked_bytes + info.notsent_bytes;
+  if (info.min_rtt > Duration{}) min_rtt_ = info.min_rtt;
+  if (info.delivery_rate > 0) {
+    measure(info, now);
+    judge_growth(info.app_limited, now);
+  }
+  const double product = static_cast<double>(rate_) * seconds(min_rtt_ + kSlack);
+  const double wanted = std::min(product * (growing_ ? kGrowingGain : kGain), static_cast<double>(kMost));
+  const bool is_near = min_rtt_ > Duration{} && min_rtt_ < kNearRtt;
+  const std::size_t floor = !growing_ ? kFloor : is_near ? kNear : kUnknown;
+  allowance_ = std::max(floor, static_cast<std::size_t>(wanted));
+}
+
+void Pipe::measure(const net::PathInfo& info, TimePoint now) {
+  if (now - period_since_ >= std::max<Duration>(5 * min_rtt_, kShortestPeriod)) {
+    // A period in which we never gave enough has not shown that the link became slower.
+    if (period_full_) best_before_ = std::exchange(best_now_, 0);
+    period_full_ = false;
+    period_since_ = now;
+  }
+  if (!info.app_limited) period_full_ = true;
+  if (!info.app_limited || info.delivery_rate > rate_) best_now_ = std::max(best_now_, info.delivery_rate);
+  rate_ = std::max(best_now_, best_before_);
+}
+
+void Pipe::judge_growth(bool app_limited, TimePoint now) {
+  if (static_cast<double>(rate_) >= 1.25 * static_cast<double>(grown_to_)) {
+    grown_to_ = rate_;
+    flat_rounds_ = 0;
+    growing_ = true;
+    round_since_ = now;
+  }
+  if (app_limited || now - round_since_ < std::max<Duration>(min_rtt_, kShortestRound)) return;
+  round_since_ = now;
+  if (++flat_rounds_ < kFlatRounds) return;
+  growing_ = false;
+  grown_to_ = rate_;  // a link that became slower may grow again
+}
+
+Duration Pipe::retry_in() const {
+  if (rate_ == 0) return 2ms;
+  const std::size_t wanted = allowance_ - allowance_ / 8;
+  const std::size_t excess = in_kernel_ > wanted ? in_kernel_ - wanted : 0;
+  const std::chrono::duration<double> wait(static_cast<double>(excess) / static_cast<double>(rate_));
+  return std::clamp<Duration>(std::chrono::duration_cast<Duration>(std::min<decltype(wait)>(wait, 1s)), 500us, 50ms);
+}
+
+std::size_t Pipe::quantum() const {
+  constexpr std::size_t kSlow = 8 * 1024;
+  constexpr std::size_t kFast = 64 * 1024;
+  if (rate_ == 0) return kFast;
+  return static_cast<std::size_t>(std::clamp<std::uint64_t>(rate_ / 500, kSlow, kFast));
+}
+
+}  // namespace ebb::tunnel
