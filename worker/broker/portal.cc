@@ -174,6 +174,8 @@ PortalLink* Portal::pick(std::uint64_t visitor_key) const {
     candidate.last_resort = !link->dead() && link->plan().pickable_as_last(now);
     candidate.streams = link->plan().user_streams();
     candidate.bytes_in_flight = link->unsent();
+    candidate.bridge = link->bridge_key();
+    if (const auto& hello = link->plan().peer_hello()) candidate.weight = hello->weight;
     candidates_.push_back(candidate);
   }
   const auto index = picker_.pick(candidates_, visitor_key);

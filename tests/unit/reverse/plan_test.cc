@@ -1,11 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <array>
-#include <map>
-#include <set>
-
 #include "common/reverse/bridge_plan.h"
-#include "common/reverse/picker.h"
 #include "common/reverse/portal_plan.h"
 #include "tests/unit/reverse/tunnel_clock.h"
 
@@ -13,85 +8,6 @@ namespace ebb::reverse {
 namespace {
 
 using Ids = std::vector<TunnelId>;
-
-std::vector<Candidate> three() { return {{TunnelId{10}}, {TunnelId{20}}, {TunnelId{30}}}; }
-
-TEST(Picker, TakesTheLeastLoadedAndTheOldestOnATie) {
-  Picker picker;
-  auto tunnels = three();
-  EXPECT_EQ(picker.pick(tunnels), 0U);
-  tunnels[0].streams = 2, tunnels[1].streams = 1, tunnels[2].streams = 1;
-  EXPECT_EQ(picker.pick(tunnels), 1U);
-  tunnels[1].bytes_in_flight = 1 << 20;
-  EXPECT_EQ(picker.pick(tunnels), 2U);
-  tunnels[2].bytes_in_flight = 100;  // a few bytes are no load
-  EXPECT_EQ(picker.pick(tunnels), 2U);
-  tunnels[2].streams = 10, tunnels[2].weight = 10, tunnels[0].streams = 2;
-  EXPECT_EQ(picker.pick(tunnels), 2U) << "ten times the weight, five times the streams";
-}
-
-TEST(Picker, FallsBackToTheYoungestDrainingOne) {
-  for (const auto policy : {PickPolicy::least, PickPolicy::roundrobin, PickPolicy::hash, PickPolicy::order}) {
-    Picker picker(policy);
-    auto tunnels = three();
-    for (auto& t : tunnels) t.usable = false;
-    EXPECT_EQ(picker.pick(tunnels), std::nullopt);
-    tunnels[0].last_resort = tunnels[1].last_resort = true;
-    EXPECT_EQ(picker.pick(tunnels), 1U);
-    tunnels[2].usable = true;
-    EXPECT_EQ(picker.pick(tunnels), 2U);
-    EXPECT_EQ(picker.pick({}), std::nullopt);
-  }
-}
-
-TEST(Picker, GoesRound) {
-  Picker picker(PickPolicy::roundrobin);
-  auto tunnels = three();
-  std::vector<std::size_t> seen;
-  for (int i = 0; i < 4; ++i) seen.push_back(*picker.pick(tunnels));
-  EXPECT_EQ(seen, (std::vector<std::size_t>{0, 1, 2, 0}));
-  tunnels[1].usable = false;
-  EXPECT_EQ(picker.pick(tunnels), 2U);
-  tunnels.pop_back();  // the last one picked leaves
-  tunnels[1].usable = true;
-  EXPECT_EQ(picker.pick(tunnels), 0U);
-  tunnels.erase(tunnels.begin());
-  EXPECT_EQ(picker.pick(tunnels), 0U) << "its place holds the next";
-}
-
-TEST(Picker, TakesTheOldestInOrder) {
-  Picker picker(PickPolicy::order);
-  auto tunnels = three();
-  tunnels[0].streams = 1000;
-  EXPECT_EQ(picker.pick(tunnels), 0U);
-  tunnels[0].usable = false;
-  EXPECT_EQ(picker.pick(tunnels), 1U);
-}
-
-TEST(Picker, KeepsAVisitorsTunnelWhenAnotherLeaves) {
-  Picker picker(PickPolicy::hash);
-  const auto all = three();
-  const std::vector<Candidate> fewer{all[0], all[2]};
-  std::array<int, 3> share{};
-  for (std::uint64_t key = 0; key < 3000; ++key) {
-    const auto before = *picker.pick(all, key);
-    ++share[before];
-    const auto after = fewer[*picker.pick(fewer, key)].id;
-    EXPECT_TRUE(before == 1 || after == all[before].id) << "only the visitors of the lost tunnel move";
-    EXPECT_EQ(picker.pick(all, key), before);
-  }
-  for (const auto count : share) EXPECT_NEAR(count, 1000, 120);
-  auto heavy = three();
-  heavy[2].weight = 8;
-  int to_heavy = 0;
-  for (std::uint64_t key = 0; key < 3000; ++key) to_heavy += picker.pick(heavy, key) == 2U ? 1 : 0;
-  EXPECT_NEAR(to_heavy, 2400, 120);
-}
-
-TEST(Picker, KnowsItsPoliciesByName) {
-  for (const auto* name : {"least", "roundrobin", "hash", "order"}) EXPECT_TRUE(policy_named(name));
-  EXPECT_FALSE(policy_named("random"));
-}
 
 TEST(BridgePlan, KeepsV2raysNumbers) {
   BridgePlan plan;
