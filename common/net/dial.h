@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/base/result.h"
+#include "common/net/race.h"
 #include "common/net/resolver.h"
 #include "common/net/tcp_stream.h"
 
@@ -30,39 +31,30 @@ class Dial {
  public:
   using Done = std::function<void(Result<std::unique_ptr<TcpStream>>)>;
 
-  /// Every attempt resolves anew and tries all addresses, the next one when the one before failed or was silent for
-  /// 300 ms (RFC 8305); the first to connect wins. `done` is called once, on a later turn, and may destroy this
-  /// object. The stream is tuned (tune_socket). Errors are those of the last attempt: refused, timeout, overload (no
-  /// descriptors left) or os, as "connect NAME:PORT (ADDRESS): Connection refused".
+  /// Every attempt resolves anew and races all addresses (race.h). `done` is called once, on a later turn, and may
+  /// destroy this object. The stream is tuned (tune_socket). Errors are those of the last attempt: refused, timeout,
+  /// overload (no descriptors left) or os, as "connect NAME:PORT (ADDRESS): Connection refused".
   Dial(UvLoop& loop, DialPlan plan, Done done);
   Dial(const Dial&) = delete;
   Dial& operator=(const Dial&) = delete;
   ~Dial();
 
  private:
-  struct Connecting;
-
   void begin_attempt();
   void on_addresses(Result<std::vector<IpAddress>> addresses);
-  void connect_next();
-  void on_settled(Connecting& which, int error);
+  void on_race_over(Result<Fd> socket);
+  void on_late();
   void attempt_failed(Error why);
-  void on_pause_over();
   void stop_trying();
   void finish(Result<std::unique_ptr<TcpStream>> outcome);
-  Error failure(const Endpoint& to, int error) const;
 
   UvLoop& loop_;
   const DialPlan plan_;
   Done done_;
   unsigned attempt_ = 0;
-  bool paused_ = true;  // between attempts; else `next_` is the stagger between addresses
   std::unique_ptr<Lookup> lookup_;
-  std::vector<IpAddress> addresses_;
-  std::size_t next_address_ = 0;
-  std::vector<std::unique_ptr<Connecting>> connecting_;  // at most Lookup::kMaxAddresses
-  std::optional<Error> last_error_;                      // of this attempt
-  Timer next_;
+  std::unique_ptr<Race> race_;
+  Timer pause_;  // between attempts
   Timer deadline_;
   Deferred start_;
 };
