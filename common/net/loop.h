@@ -38,7 +38,7 @@ class Loop {
  public:
   /// Bytes one read may bring; the buffer has kFrontRoom more in front for what an earlier read left over.
   static constexpr std::size_t kReadBytes = std::size_t{256} * 1024;
-  static constexpr std::size_t kFrontRoom = std::size_t{80} * 1024;
+  static constexpr std::size_t kFrontRoom = std::size_t{144} * 1024;
 
   explicit Loop(TimePoint now);
   Loop(const Loop&) = delete;

@@ -13,9 +13,9 @@
 #include "common/net/tcp_stream.h"
 #include "common/reverse/bridge_tunnel.h"
 #include "common/reverse/portal_tunnel.h"
+#include "worker/layers/vmess/vmess.h"
 #include "worker/relay/plan_tunnel.h"
 #include "worker/relay/socket_side.h"
-#include "worker/relay/vmess_codec.h"
 
 namespace ebb::relay {
 namespace {
@@ -45,8 +45,8 @@ Fd non_blocking(Fd fd) {
 template <class Plan>
 class Link : public PlanTunnel<Plan> {
  public:
-  Link(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, Plan plan)
-      : PlanTunnel<Plan>(loop, blocks, std::move(codec), {}, "peer", std::move(plan)) {}
+  Link(net::Loop& loop, BlockPool& blocks, layers::Stack stack, Plan plan)
+      : PlanTunnel<Plan>(loop, blocks, std::move(stack), {}, "peer", std::move(plan)) {}
   using Tunnel::attach;
   using Tunnel::make_side;
   using Tunnel::send_frames;
@@ -73,16 +73,18 @@ void carry(benchmark::State& state) {
     reverse::PortalTunnelSettings portal_settings;
     portal_settings.domain = "t.reverse";
     portal_settings.offer_hello = state.range(2) != 0;
-    Link<reverse::PortalTunnel> portal(loop, blocks, std::make_unique<VmessServerCodec>(handshake->keys(), random),
-                                       reverse::PortalTunnel(portal_settings, loop.now()));
+    Link<reverse::PortalTunnel> portal(
+        loop, blocks, layers::Stack(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random)),
+        reverse::PortalTunnel(portal_settings, loop.now()));
     reverse::BridgeTunnelSettings bridge_settings;
-    Link<reverse::BridgeTunnel> bridge(loop, blocks, std::make_unique<VmessClientCodec>(*handshake, random),
+    Link<reverse::BridgeTunnel> bridge(loop, blocks,
+                                       layers::Stack(std::make_unique<layers::VmessClientLayer>(*handshake, random)),
                                        reverse::BridgeTunnel(bridge_settings, loop.now()));
     std::vector<Fd> visitors, origins;
     bridge.opened = [&](StreamId stream) {
       auto [mine, theirs] = tcp_pair();
       origins.push_back(std::move(theirs));
-      auto side = std::make_unique<SocketSide>(loop, blocks, nullptr);
+      auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
       SocketSide& socket = *side;
       relays.start(bridge.make_side(stream, false), std::move(side), {});
       socket.attach(std::make_unique<net::TcpStream>(loop, non_blocking(std::move(mine))));
@@ -103,7 +105,7 @@ void carry(benchmark::State& state) {
       portal.send_frames(ConstSpan(head).first(opened->head_bytes));
       auto [mine, theirs] = tcp_pair();
       visitors.push_back(std::move(theirs));
-      auto side = std::make_unique<SocketSide>(loop, blocks, nullptr);
+      auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
       SocketSide& socket = *side;
       relays.start(std::move(side), portal.make_side(opened->stream, true), {});
       socket.attach(std::make_unique<net::TcpStream>(loop, non_blocking(std::move(mine))));

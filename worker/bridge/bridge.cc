@@ -21,9 +21,9 @@ reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, cons
 
 // --- BridgeLink ------------------------------------------------------------------------------------------------------
 
-BridgeLink::BridgeLink(Bridge& bridge, std::unique_ptr<relay::Codec> codec, std::string peer)
+BridgeLink::BridgeLink(Bridge& bridge, layers::Stack stack, std::string peer)
     : PlanTunnel(
-          bridge.home_.around.loop, bridge.home_.around.blocks, std::move(codec),
+          bridge.home_.around.loop, bridge.home_.around.blocks, std::move(stack),
           outbound::tunnel_limits(bridge.home_.config->settings), std::move(peer),
           reverse::BridgeTunnel(tunnel_settings(bridge.settings_, bridge.home_), bridge.home_.around.loop.now())),
       bridge_(bridge),
@@ -201,7 +201,7 @@ void Bridge::dial() {
   if (!way) return dial_failed(way.error());
   auto dialling = std::make_unique<Dialling>();
   Dialling* which = dialling.get();
-  which->codec = std::move(way->codec);
+  which->stack = std::move(way->stack);
   which->peer = host_text(way->plan.host) + ":" + std::to_string(way->plan.port);
   dials_.push_back(std::move(dialling));
   which->dial = std::make_unique<net::Dial>(
@@ -217,7 +217,7 @@ void Bridge::on_dialled(Dialling& which, Result<std::unique_ptr<net::TcpStream>>
   if (!stream) return dial_failed(stream.error());
   last_failure_.clear();
   const auto peer = (*stream)->peer();
-  auto link = std::make_unique<BridgeLink>(*this, std::move(which.codec), peer ? peer->text() : which.peer);
+  auto link = std::make_unique<BridgeLink>(*this, std::move(which.stack), peer ? peer->text() : which.peer);
   log_event(log::Level::info, "bridge", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()));
   links_.push_back(std::move(link));
   links_.back()->start(std::move(*stream));

@@ -37,7 +37,7 @@ struct Home {
 /// A tunnel that is up.
 class BridgeLink final : public relay::PlanTunnel<reverse::BridgeTunnel> {
  public:
-  BridgeLink(Bridge& bridge, std::unique_ptr<relay::Codec> codec, std::string peer);
+  BridgeLink(Bridge& bridge, layers::Stack stack, std::string peer);
   void start(std::unique_ptr<net::TcpStream> stream);
   bool answered() const { return answered_; }
 
@@ -86,7 +86,7 @@ class Bridge {
  private:
   friend class BridgeLink;
   struct Dialling {
-    std::unique_ptr<relay::Codec> codec;
+    layers::Stack stack;
     std::string peer;
     std::unique_ptr<net::Dial> dial;
   };

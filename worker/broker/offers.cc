@@ -6,8 +6,8 @@
 #include "common/protocol/vmess/session_state.h"
 #include "ipc/state_blob.h"
 #include "worker/broker/broker.h"
+#include "worker/layers/vmess/vmess.h"
 #include "worker/relay/socket_side.h"
-#include "worker/relay/vmess_codec.h"
 
 namespace ebb::broker {
 namespace {
@@ -67,16 +67,16 @@ void Broker::release(std::uint64_t ticket) {
 
 void Broker::own(ipc::OwnedOffer offer) {
   release(offer.ticket);
-  std::unique_ptr<relay::Codec> codec;
+  layers::Stack stack;
   Bytes unread;
   std::optional<Target> target;
   if (!offer.blob.empty()) {
     const auto blob = ipc::decode_blob(offer.blob);
     if (!blob) return;  // choose() decoded it
     if (const auto state = blob->get(ipc::Tlv::vmess)) {
-      const auto decoded = vmess::decode_state(*state);
-      if (!decoded) return;  // never as plain bytes
-      codec = relay::codec_from(*decoded, random_);
+      auto layer = layers::VmessServerLayer::restore(*state, random_);
+      if (!layer) return;  // never as plain bytes
+      stack.push(std::move(*layer));
     }
     for (const auto type : {ipc::Tlv::unread_cipher, ipc::Tlv::unread_plain}) {
       if (const auto bytes = blob->get(type)) unread.insert(unread.end(), bytes->begin(), bytes->end());
@@ -93,7 +93,7 @@ void Broker::own(ipc::OwnedOffer offer) {
   net::tune_socket(offer.fd.get(), kDeadAfter);
   auto stream = std::make_unique<net::TcpStream>(loop_, std::move(offer.fd));
   if (record.role == ipc::OfferRole::tunnel) {
-    return portal->add_tunnel({std::move(stream), std::move(codec), std::move(unread), peer_of(record), person});
+    return portal->add_tunnel({std::move(stream), std::move(stack), std::move(unread), peer_of(record), person});
   }
   const auto& inbound = table->config.inbounds[record.inbound];
   const auto* door = std::get_if<config::DokodemoInbound>(&inbound.protocol);
@@ -102,9 +102,9 @@ void Broker::own(ipc::OwnedOffer offer) {
   const std::uint32_t level = door != nullptr ? door->level : 0;
   std::unique_ptr<relay::SocketSide> visitor;
   if (person) {
-    visitor = std::make_unique<Visitor>(visitors_, *person, loop_, blocks_, std::move(codec));
+    visitor = std::make_unique<Visitor>(visitors_, *person, loop_, blocks_, std::move(stack));
   } else {
-    visitor = std::make_unique<relay::SocketSide>(loop_, blocks_, std::move(codec));
+    visitor = std::make_unique<relay::SocketSide>(loop_, blocks_, std::move(stack));
   }
   relay::SocketSide& socket = *visitor;
   std::unique_ptr<relay::Side> side = std::move(visitor);

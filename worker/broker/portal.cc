@@ -45,7 +45,7 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
 // --- PortalLink ------------------------------------------------------------------------------------------------------
 
 PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
-    : PlanTunnel(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.codec),
+    : PlanTunnel(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.stack),
                  outbound::tunnel_limits(portal.home_.settings), offer.peer,
                  reverse::PortalTunnel(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
       portal_(portal),

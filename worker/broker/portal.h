@@ -32,7 +32,7 @@ struct PortalHome {
 /// An accepted tunnel, authenticated by a worker.
 struct TunnelOffer {
   std::unique_ptr<net::Stream> stream;
-  std::unique_ptr<relay::Codec> codec;  // null: plain
+  layers::Stack stack;  // empty: plain
   Bytes unread;
   std::string peer;
   std::optional<Person> person;  // whose dialect to remember, and with whom the tunnel ends

@@ -122,7 +122,7 @@ class Edge {
   routing::Subject subject_of(const Request& request) const;
   void log_accepted(const Request& request, const Target& target, const routing::Decision& decision, bool mux) const;
   const std::string& tag_of(const routing::Decision& decision) const;
-  std::unique_ptr<relay::Codec> codec_for(const Request& request);
+  layers::Stack stack_for(const Request& request);
   TimePoint leaving_time();
   void sweep();
 

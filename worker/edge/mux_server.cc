@@ -14,8 +14,8 @@ relay::TunnelLimits tunnel_limits(const config::Settings& settings) {
 
 }  // namespace
 
-MuxServer::MuxServer(Edge& edge, const Request& request, std::unique_ptr<relay::Codec> codec)
-    : Tunnel(edge.loop_, edge.blocks_, std::move(codec), tunnel_limits(edge.config_.settings)),
+MuxServer::MuxServer(Edge& edge, const Request& request, layers::Stack stack)
+    : Tunnel(edge.loop_, edge.blocks_, std::move(stack), tunnel_limits(edge.config_.settings)),
       edge_(edge),
       request_(request),
       session_(mux::Role::acceptor, {kMaxStreams, 65000}),

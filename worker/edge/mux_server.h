@@ -16,7 +16,7 @@ class MuxServer final : public relay::Tunnel {
  public:
   static constexpr std::size_t kMaxStreams = 1024;  // live at once; stock clients open 8 by default, 1024 at most
 
-  MuxServer(Edge& edge, const Request& request, std::unique_ptr<relay::Codec> codec);
+  MuxServer(Edge& edge, const Request& request, layers::Stack stack);
   ~MuxServer() override;
   void start(std::unique_ptr<net::Stream> stream, Bytes unread);
   void abort(const Error& why) { die(why); }

@@ -17,8 +17,8 @@
 #include "common/protocol/vmess/session_state.h"
 #include "ipc/state_blob.h"
 #include "worker/edge/mux_server.h"
+#include "worker/layers/vmess/vmess.h"
 #include "worker/relay/socket_side.h"
-#include "worker/relay/vmess_codec.h"
 
 namespace ebb::edge {
 namespace {
@@ -154,7 +154,7 @@ void Edge::serve(const Request& request, Client client) {
     return refuse(request, std::move(client), log::Level::info, "UDP is not carried yet");
   }
   if (is_mux(request)) {
-    muxes_.push_back(std::make_unique<MuxServer>(*this, request, codec_for(request)));
+    muxes_.push_back(std::make_unique<MuxServer>(*this, request, stack_for(request)));
     muxes_.back()->start(std::move(client.stream), std::move(client.unread));
     if (drain_spread_end_) muxes_.back()->drain(leaving_time());
     return;
@@ -180,9 +180,9 @@ void Edge::relay(const Request& request, Client client, std::size_t outbound) {
   std::unique_ptr<relay::SocketSide> side;
   if (request.user) {
     const Member who{request.inbound->index, *request.user};
-    side = std::make_unique<relay::Listed<Member>>(roster_, who, loop_, blocks_, codec_for(request));
+    side = std::make_unique<relay::Listed<Member>>(roster_, who, loop_, blocks_, stack_for(request));
   } else {
-    side = std::make_unique<relay::SocketSide>(loop_, blocks_, codec_for(request));
+    side = std::make_unique<relay::SocketSide>(loop_, blocks_, stack_for(request));
   }
   auto& attached = *side;
   const auto& level = config_.level(request.inbound->level(request.user));
@@ -275,9 +275,9 @@ void Edge::log_accepted(const Request& request, const Target& target, const rout
   log_access(line);
 }
 
-std::unique_ptr<relay::Codec> Edge::codec_for(const Request& request) {
-  if (!request.vmess) return nullptr;
-  return std::make_unique<relay::VmessServerCodec>(*request.vmess, random_);
+layers::Stack Edge::stack_for(const Request& request) {
+  if (!request.vmess) return {};
+  return layers::Stack(std::make_unique<layers::VmessServerLayer>(*request.vmess, random_));
 }
 
 void Edge::session_ended(Session& session) {

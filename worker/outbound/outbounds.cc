@@ -6,8 +6,8 @@
 
 #include "common/base/log.h"
 #include "common/protocol/vmess/client.h"
+#include "worker/layers/vmess/vmess.h"
 #include "worker/relay/socket_side.h"
-#include "worker/relay/vmess_codec.h"
 
 namespace ebb::outbound {
 namespace {
@@ -15,7 +15,7 @@ namespace {
 /// A socket side whose connection is still being made.
 class DialSide final : public relay::SocketSide {
  public:
-  DialSide(Surroundings around, Way way) : SocketSide(around.loop, around.blocks, std::move(way.codec)) {
+  DialSide(Surroundings around, Way way) : SocketSide(around.loop, around.blocks, std::move(way.stack)) {
     dial_.emplace(around.loop, std::move(way.plan),
                   [this](Result<std::unique_ptr<net::TcpStream>> stream) { on_dialled(std::move(stream)); });
   }
@@ -156,7 +156,7 @@ Result<Way> Outbounds::vmess(const config::VmessOutbound& settings, const Target
   Way out;
   out.plan.host = server.address;
   out.plan.port = server.port;
-  out.codec = std::make_unique<relay::VmessClientCodec>(*handshake, around_.random);
+  out.stack.push(std::make_unique<layers::VmessClientLayer>(*handshake, around_.random));
   return out;
 }
 

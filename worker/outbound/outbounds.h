@@ -25,7 +25,7 @@ struct Surroundings {
 /// A connection to be made, and what it has to speak.
 struct Way {
   net::DialPlan plan;
-  std::unique_ptr<relay::Codec> codec;  // null: plain
+  layers::Stack stack;  // empty: plain
 };
 
 class Outbounds {

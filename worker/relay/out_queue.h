@@ -10,6 +10,7 @@
 
 #include "common/base/bytes.h"
 #include "common/net/stream.h"
+#include "worker/layers/stack.h"
 
 namespace ebb::relay {
 
@@ -17,7 +18,8 @@ namespace ebb::relay {
 class BlockPool {
  public:
   static constexpr std::size_t kBlockBytes = 66 * 1024;  // four sealed 16 KiB chunks
-  static constexpr std::size_t kKept = 32;               // free blocks held back, 2 MiB
+  static_assert(kBlockBytes >= layers::Stack::kMaxRoom);
+  static constexpr std::size_t kKept = 32;  // free blocks held back, 2 MiB
   struct Block {
     Block* next = nullptr;
     std::uint32_t begin = 0;
@@ -43,7 +45,7 @@ class BlockPool {
   std::size_t limit_ = static_cast<std::size_t>(-1);
 };
 
-class OutQueue {
+class OutQueue final : public layers::Outlet {
  public:
   explicit OutQueue(BlockPool& pool) : pool_(pool) {}
   OutQueue(const OutQueue&) = delete;
@@ -52,9 +54,9 @@ class OutQueue {
 
   std::size_t bytes() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }
-  /// Contiguous room for `n` bytes (at most BlockPool::kBlockBytes) at the tail; commit() says how many were used.
-  MutSpan room(std::size_t n);
-  void commit(std::size_t n);
+  /// At the tail; n at most BlockPool::kBlockBytes.
+  MutSpan room(std::size_t n) override;
+  void commit(std::size_t n) override;
   void append(ConstSpan bytes);
   void clear();
   /// Writes as much as the stream takes. `ok` when all went out or the stream would block, else the stream's answer.

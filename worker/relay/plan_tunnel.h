@@ -41,9 +41,8 @@ class PlanTunnel : public Tunnel {
   void poke() { pump(); }
 
  protected:
-  PlanTunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits, std::string peer,
-             Plan plan)
-      : Tunnel(loop, blocks, std::move(codec), limits),
+  PlanTunnel(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLimits limits, std::string peer, Plan plan)
+      : Tunnel(loop, blocks, std::move(stack), limits),
         plan_(std::move(plan)),
         id_{++last_tunnel_number()},
         peer_(std::move(peer)),

@@ -30,8 +30,8 @@ class Roster {
 template <class Who>
 class Listed final : public SocketSide {
  public:
-  Listed(Roster<Who>& home, const Who& who, net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec)
-      : SocketSide(loop, blocks, std::move(codec)), home_(home), place_(home.list_.emplace(who, this)) {}
+  Listed(Roster<Who>& home, const Who& who, net::Loop& loop, BlockPool& blocks, layers::Stack stack)
+      : SocketSide(loop, blocks, std::move(stack)), home_(home), place_(home.list_.emplace(who, this)) {}
   ~Listed() override { home_.list_.erase(place_); }
 
  private:

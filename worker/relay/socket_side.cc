@@ -2,8 +2,8 @@
 
 namespace ebb::relay {
 
-SocketSide::SocketSide(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec)
-    : wire_(loop, blocks, std::move(codec)),
+SocketSide::SocketSide(net::Loop& loop, BlockPool& blocks, layers::Stack stack)
+    : wire_(loop, blocks, std::move(stack)),
       linger_(
           [](void* self) {
             auto* side = static_cast<SocketSide*>(self);

@@ -10,7 +10,7 @@ namespace ebb::relay {
 
 class SocketSide : public Side, protected WireObserver {
  public:
-  SocketSide(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec);
+  SocketSide(net::Loop& loop, BlockPool& blocks, layers::Stack stack);
   ~SocketSide() override = default;
 
   /// Starts on a connected stream; `unread`: read earlier, not yet opened.

@@ -7,6 +7,7 @@
 
 #include "common/base/log.h"
 #include "common/net/linger.h"
+#include "worker/layers/plain.h"
 
 namespace ebb::relay {
 namespace {
@@ -93,9 +94,9 @@ void MuxSide::resume() {
 
 // --- Tunnel ----------------------------------------------------------------------------------------------------------
 
-Tunnel::Tunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits)
+Tunnel::Tunnel(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLimits limits)
     : loop_(loop),
-      wire_(loop, blocks, codec ? std::move(codec) : std::make_unique<PlainCodec>()),
+      wire_(loop, blocks, stack.empty() ? layers::Stack(std::make_unique<layers::PlainLayer>()) : std::move(stack)),
       blocks_(blocks),
       limits_(limits),
       timer_([](void* self) { static_cast<Tunnel*>(self)->timer_fired(); }, this),

@@ -69,8 +69,8 @@ struct TunnelLimits {
 
 class Tunnel : protected WireObserver, protected mux::SessionEvents {
  public:
-  /// `codec` null: frames without any protocol below.
-  Tunnel(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits);
+  /// `stack` empty: frames without any protocol below.
+  Tunnel(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLimits limits);
   Tunnel(const Tunnel&) = delete;
   Tunnel& operator=(const Tunnel&) = delete;
   ~Tunnel() override;

@@ -9,7 +9,6 @@ namespace ebb::relay {
 namespace {
 
 constexpr std::size_t kMaxPending = 64;
-constexpr std::size_t kMaxParts = 16;
 
 Error broken(const char* what, int error) {
   return Error{error == ECONNRESET || error == EPIPE ? Errc::closed : Errc::os,
@@ -19,9 +18,9 @@ Error broken(const char* what, int error) {
 
 }  // namespace
 
-Wire::Wire(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec)
+Wire::Wire(net::Loop& loop, BlockPool& blocks, layers::Stack stack)
     : loop_(loop),
-      codec_(std::move(codec)),
+      stack_(std::move(stack)),
       queue_(blocks),
       flush_later_([](void* self) { static_cast<Wire*>(self)->later(); }, this) {}
 
@@ -30,18 +29,19 @@ Wire::~Wire() { close(); }
 void Wire::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
   stream_ = std::move(stream);
   leftover_ = std::move(unread);
-  unread_ = !leftover_.empty();
+  unread_ = !leftover_.empty() || stack_.has_unread();
   stream_->observe(this);
-  start_codec();
+  speak();  // what has to go out first does so even when nothing follows but the end
   watch();
   loop_.defer(flush_later_);
 }
 
-/// What has to go out first does so even when nothing follows but the end.
-void Wire::start_codec() {
-  if (!codec_ || std::exchange(started_, true)) return;
-  const MutSpan out = queue_.room(codec_->max_overhead());
-  queue_.commit(codec_->seal_start(out));
+/// Lets the layers say what they owe, unless the peer lets it pile up: then it waits for room.
+void Wire::speak() {
+  if (failed_ || end_wanted_ || queue_.bytes() >= kHigh) return;
+  const std::size_t before = queue_.bytes();
+  stack_.speak(queue_);
+  if (queue_.bytes() != before) loop_.defer(flush_later_);
 }
 
 void Wire::watch() {
@@ -59,9 +59,9 @@ void Wire::take_unread() {
   unread_ = false;
   const Bytes kept = std::exchange(leftover_, {});
   if (discard_) return;
-  const MutSpan data = loop_.read_buffer().first(kept.size());
-  std::memcpy(data.data(), kept.data(), kept.size());
-  take(data);
+  const MutSpan buffer = loop_.read_buffer().first(net::Loop::kFrontRoom + kept.size());
+  if (!kept.empty()) std::memcpy(buffer.data() + net::Loop::kFrontRoom, kept.data(), kept.size());
+  take(buffer, net::Loop::kFrontRoom);
 }
 
 bool Wire::has_room() const {
@@ -72,7 +72,7 @@ bool Wire::has_room() const {
 
 void Wire::send(std::span<const ConstSpan> parts) {
   if (failed_ || end_wanted_) return;
-  if (!codec_) {
+  if (stack_.empty()) {
     for (const ConstSpan part : parts) {
       if (part.empty()) continue;
       pending_.push_back({const_cast<std::uint8_t*>(part.data()), part.size()});
@@ -80,26 +80,7 @@ void Wire::send(std::span<const ConstSpan> parts) {
     }
     return;
   }
-  start_codec();
-  const std::size_t max = codec_->max_payload();
-  std::array<ConstSpan, kMaxParts> chunk;
-  std::size_t count = 0;
-  std::size_t bytes = 0;
-  const auto seal = [&] {
-    const MutSpan out = queue_.room(bytes + codec_->max_overhead());
-    queue_.commit(codec_->seal(std::span(chunk).first(count), out));
-    count = bytes = 0;
-  };
-  for (ConstSpan part : parts) {
-    while (!part.empty()) {
-      const ConstSpan piece = part.first(std::min(part.size(), max - bytes));
-      chunk[count++] = piece;
-      bytes += piece.size();
-      part = part.subspan(piece.size());
-      if (bytes == max || count == kMaxParts) seal();
-    }
-  }
-  if (count > 0) seal();
+  stack_.seal(parts, queue_);
   loop_.defer(flush_later_);
 }
 
@@ -146,7 +127,7 @@ void Wire::write_out() {
 void Wire::after_write() {
   if (queue_.empty() && end_wanted_ && !end_sent_) {
     end_sent_ = true;
-    if (!codec_) stream_->shutdown_write();
+    if (stack_.half_closes()) stream_->shutdown_write();
     if (observer_ != nullptr) observer_->on_wire_sent_all();
     if (failed_ || !stream_) return;
   }
@@ -155,6 +136,7 @@ void Wire::after_write() {
 
 void Wire::on_writable() {
   write_out();
+  speak();  // what had to wait for room
   if (failed_ || !told_no_room_ || queue_.bytes() > kLow) return;
   told_no_room_ = false;
   watch();
@@ -163,11 +145,7 @@ void Wire::on_writable() {
 
 void Wire::send_end() {
   if (end_wanted_ || failed_) return;
-  if (codec_) {
-    start_codec();
-    const MutSpan out = queue_.room(codec_->max_overhead());
-    queue_.commit(codec_->seal_end(out));
-  }
+  stack_.seal_end(queue_);
   end_wanted_ = true;
   loop_.defer(flush_later_);
 }
@@ -197,7 +175,6 @@ void Wire::on_readable() {
   if (failed_ || ended_ || !reading_) return;
   if (!discard_ && observer_ != nullptr && !observer_->may_read()) return set_reading(false);
   const MutSpan buffer = loop_.read_buffer();
-  const std::size_t kept = leftover_.size();
   const auto result = stream_->read(buffer.subspan(net::Loop::kFrontRoom, read_bytes_));
   switch (result.kind) {
     case net::IoResult::Kind::would_block: return;
@@ -205,7 +182,7 @@ void Wire::on_readable() {
     case net::IoResult::Kind::end:
       ended_ = true;
       watch();
-      if (!discard_ && (kept > 0 || (codec_ && !codec_->eof_is_clean()))) {
+      if (!discard_ && !stack_.eof_is_clean()) {
         return fail(Error{Errc::closed, "connection ended inside a message", {}});
       }
       if (observer_ != nullptr) observer_->on_wire_end();
@@ -214,41 +191,34 @@ void Wire::on_readable() {
   }
   received_ += result.bytes;
   if (discard_) return;
-  // A chunk cut by the end of the last read goes in front of this one, so that chunks are always contiguous.
-  if (kept > 0) std::memcpy(buffer.data() + net::Loop::kFrontRoom - kept, leftover_.data(), kept);
-  leftover_.clear();
-  take(buffer.subspan(net::Loop::kFrontRoom - kept, kept + result.bytes));
+  take(buffer.first(net::Loop::kFrontRoom + result.bytes), net::Loop::kFrontRoom);
 }
 
-void Wire::take(MutSpan data) {
+void Wire::take(MutSpan buffer, std::size_t at) {
   bool end = false;
-  if (!codec_) {
-    if (observer_ != nullptr) observer_->on_plain(data);
-    data = {};
-  }
-  while (!data.empty() && !end && !failed_ && observer_ != nullptr) {
-    const auto opened = codec_->open(data);
+  if (stack_.empty()) {
+    if (observer_ != nullptr) observer_->on_plain(buffer.subspan(at));
+  } else {
+    const auto opened = stack_.open(buffer, at, *this);
     if (!opened) {
       if (observer_ != nullptr) observer_->on_batch_end();
       return fail(explain(opened.error()));
     }
-    if (!opened->plain.empty()) observer_->on_plain(opened->plain);
-    end = opened->end;
-    if (opened->used == 0) break;
-    data = data.subspan(opened->used);
+    end = *opened;
+    speak();
   }
   if (failed_) return;
-  if (!data.empty() && !end) {
-    leftover_.assign(data.begin(), data.end());
-  } else if (leftover_.capacity() > 0 && leftover_.empty()) {
-    leftover_ = {};  // idle connections own no buffer
-  }
   if (observer_ != nullptr) observer_->on_batch_end();
   if (end && !failed_) {
     ended_ = true;
     watch();
     if (observer_ != nullptr) observer_->on_wire_end();
   }
+}
+
+bool Wire::on_plain(MutSpan bytes) {
+  if (observer_ != nullptr) observer_->on_plain(bytes);
+  return !failed_ && observer_ != nullptr;
 }
 
 void Wire::fail(Error why) {

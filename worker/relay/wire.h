@@ -1,4 +1,4 @@
-// A stream with its codec and its unsent bytes: plaintext in and out of a connection. What sides and tunnels stand on.
+// A stream with its layers and its unsent bytes: plaintext in and out of a connection. What sides and tunnels stand on.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 #include "common/base/result.h"
 #include "common/net/stream.h"
-#include "worker/relay/codec.h"
+#include "worker/layers/stack.h"
 #include "worker/relay/out_queue.h"
 
 namespace ebb::relay {
@@ -35,14 +35,14 @@ class WireObserver {
   ~WireObserver() = default;
 };
 
-class Wire final : private net::StreamObserver {
+class Wire final : private net::StreamObserver, private layers::Sink {
  public:
   static constexpr std::size_t kHigh = 1024 * 1024;  // unsent bytes: above, has_room() is false
   static constexpr std::size_t kLow = 256 * 1024;
   static constexpr std::size_t kDialling = 64 * 1024;  // the same without a stream
 
-  /// `codec` null: plain bytes. Without a stream (a dial under way) output is queued until attach().
-  Wire(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec);
+  /// `stack` empty: plain bytes. Without a stream (a dial under way) output is queued until attach().
+  Wire(net::Loop& loop, BlockPool& blocks, layers::Stack stack);
   ~Wire();
   Wire(const Wire&) = delete;
   Wire& operator=(const Wire&) = delete;
@@ -55,12 +55,12 @@ class Wire final : private net::StreamObserver {
   const net::Stream* stream() const { return stream_.get(); }
   net::Loop& loop() { return loop_; }
 
-  /// Sends `parts`. Without a codec they are written at flush(), which has to come before the bytes become invalid; a
-  /// codec takes them at once, and what it made is written at the end of the wake-up.
+  /// Sends `parts`. Without layers they are written at flush(), which has to come before the bytes become invalid; a
+  /// layer takes them at once, and what it made is written at the end of the wake-up.
   void send(std::span<const ConstSpan> parts);
   void send(ConstSpan piece) { send(std::span(&piece, 1)); }
   void flush();
-  /// No more from us: the codec's end mark, or a half-close, once all is written.
+  /// No more from us: the layers' end marks, or a half-close, once all is written.
   void send_end();
   bool has_room() const;
   std::size_t queued() const { return queue_.bytes(); }
@@ -89,34 +89,34 @@ class Wire final : private net::StreamObserver {
   void on_readable() override;
   void on_writable() override;
   void later();
-  void start_codec();
   void watch();
   void take_unread();
-  void take(MutSpan data);
+  void take(MutSpan buffer, std::size_t at);
+  bool on_plain(MutSpan bytes) override;
+  void speak();
   void fail(Error why);
   void after_write();
   void write_out();
 
   net::Loop& loop_;
-  std::unique_ptr<Codec> codec_;
+  layers::Stack stack_;
   std::unique_ptr<net::Stream> stream_;
   WireObserver* observer_ = nullptr;
   OutQueue queue_;
-  Bytes leftover_;              // read, not yet opened: less than one chunk
+  Bytes leftover_;              // came with attach() and was not opened yet
   std::vector<iovec> pending_;  // plain: pieces of this batch, not ours
   net::Deferred flush_later_;
   std::size_t read_bytes_ = net::Loop::kReadBytes;
   std::uint64_t written_ = 0;
   std::uint64_t received_ = 0;
   bool reading_ = true;
-  bool started_ = false;  // the codec's start bytes are out
-  bool ended_ = false;    // the peer finished
+  bool ended_ = false;  // the peer finished
   bool failed_ = false;
   bool end_wanted_ = false;
   bool end_sent_ = false;
   bool told_no_room_ = false;
   bool discard_ = false;
-  bool unread_ = false;  // leftover_ came with attach() and was not opened yet
+  bool unread_ = false;  // something can be opened without a read
 };
 
 }  // namespace ebb::relay

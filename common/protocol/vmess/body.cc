@@ -54,6 +54,14 @@ BodyState first_state(const SessionKeys& keys, const Block16& key, const Block16
 
 bool BodyState::framed() const { return authenticated(security) || (options & option::chunk_stream) != 0; }
 
+std::size_t payload_offset(const BodyState& state) {
+  if (!state.framed()) return 0;
+  if (authenticated(state.security)) {
+    return (state.options & option::authenticated_length) != 0 ? BodySealer::kMaxPayloadOffset : 2;
+  }
+  return state.security == Security::cfb ? 2 + 4 : 2;
+}
+
 BodyState request_body(const SessionKeys& keys) { return first_state(keys, keys.request_key, keys.request_iv); }
 
 BodyState response_body(const SessionKeys& keys) {
@@ -115,21 +123,21 @@ constexpr std::size_t kDatagramPayload = 2048 - crypto::kTagBytes - kMaxPadding;
 constexpr std::size_t kLongestPayload = 65535 - crypto::kTagBytes - kMaxPadding;
 }  // namespace
 
+std::size_t max_payload(const BodyState& state) { return state.packet_mode ? kDatagramPayload : kStreamPayload; }
+
 BodySealer::BodySealer(const BodyState& state, crypto::RandomSource& random)
-    : BodyCipher(state, true), random_(&random), max_payload_(state.packet_mode ? kDatagramPayload : kStreamPayload) {}
+    : BodyCipher(state, true), random_(&random), max_payload_(vmess::max_payload(state)) {}
 
 void BodySealer::set_max_payload(std::size_t bytes) {
   max_payload_ = std::clamp<std::size_t>(bytes, 1, kLongestPayload);
 }
-
-std::size_t BodySealer::payload_offset() const { return framed_ ? head_bytes() + (cfb_ ? 4 : 0) : 0; }
 
 std::size_t BodySealer::seal(std::span<const ConstSpan> parts, MutSpan out) {
   std::size_t payload = 0;
   for (ConstSpan part : parts) payload += part.size();
   // An empty chunk would end the stream; a longer one would not fit the length field.
   assert(payload > 0 && payload <= max_payload_ && !state_.ended);
-  assert(out.size() >= payload + kMaxOverhead);
+  assert(out.size() >= payload_offset() + payload + kMaxTail);
   return write(parts, payload, out);
 }
 

@@ -46,6 +46,12 @@ BodyState request_body(const SessionKeys& keys);
 /// takes ResponseHeader::body instead (with a legacy header and security cfb it depends on the header's length).
 BodyState response_body(const SessionKeys& keys);
 
+/// Longest payload of one chunk of ours: 16 KiB, in packet mode 1969 bytes (what every stock peer's reader and writer
+/// takes with padding).
+std::size_t max_payload(const BodyState& state);
+/// Where in a chunk its payload begins.
+std::size_t payload_offset(const BodyState& state);
+
 inline constexpr std::size_t kMaxPadding = 63;
 inline constexpr std::size_t kMaxChunkBytes = 18 + 65535;  // an opener's buffer must be able to hold this
 
@@ -77,22 +83,23 @@ class BodyCipher {
 
 class BodySealer : private detail::BodyCipher {
  public:
-  static constexpr std::size_t kMaxOverhead = 18 + 16 + kMaxPadding;  // bytes a chunk is longer than its payload
+  static constexpr std::size_t kMaxPayloadOffset = 18;
+  static constexpr std::size_t kMaxTail = 16 + kMaxPadding;  // bytes of a chunk behind its payload
+  static constexpr std::size_t kMaxOverhead = kMaxPayloadOffset + kMaxTail;
 
   /// `random` fills padding and must outlive the sealer.
   BodySealer(const BodyState& state, crypto::RandomSource& random);
 
-  /// Longest payload of one chunk: 16 KiB, in packet mode 1969 bytes (what every stock peer's reader and writer takes
-  /// with padding). Settable to 1..65452.
+  /// Longest payload of one chunk. Settable to 1..65452.
   std::size_t max_payload() const { return max_payload_; }
   void set_max_payload(std::size_t bytes);
 
   /// Seals ONE chunk whose payload is the concatenation of `parts`, 1..max_payload() bytes in all, into the front of
-  /// `out`, which must have room for payload + kMaxOverhead. Returns the bytes written. A single part may lie at
-  /// out[payload_offset()], it is then sealed in place; otherwise parts and `out` must not overlap.
+  /// `out`, which must have room for payload_offset() + payload + kMaxTail. Returns the bytes written. A single part
+  /// may lie at out[payload_offset()], it is then sealed in place; otherwise parts and `out` must not overlap.
   std::size_t seal(std::span<const ConstSpan> parts, MutSpan out);
   std::size_t seal(ConstSpan payload, MutSpan out) { return seal(std::span(&payload, 1), out); }
-  std::size_t payload_offset() const;  ///< where in `out` a chunk's payload begins
+  std::size_t payload_offset() const { return vmess::payload_offset(state_); }
 
   /// Seals the end chunk (at most kMaxOverhead bytes); 0 when these options have none, or it was sealed before.
   std::size_t seal_end(MutSpan out);

@@ -15,6 +15,9 @@
 namespace ebb::vmess {
 
 inline constexpr std::size_t kMaxResponseBytes = 38;  // of those we send
+inline constexpr std::size_t kMaxSealedResponse = 18 + 65535 + 16;  // of those we take
+/// Of the one that a server of ours sends with these keys.
+inline std::size_t response_bytes(const SessionKeys& keys) { return keys.legacy ? 4 : kMaxResponseBytes; }
 
 /// Writes the header a server sends in front of its first body bytes; returns its size (38, legacy 4).
 std::size_t encode_response(const SessionKeys& keys, MutSpan out);

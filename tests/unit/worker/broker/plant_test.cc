@@ -62,9 +62,9 @@ class PlantTest : public testing::Test {
     auto [visitor, end] = MemoryStream::pair(loop);
     std::unique_ptr<relay::SocketSide> socket;
     if (who) {
-      socket = std::make_unique<Visitor>(visitors, *who, loop, blocks, nullptr);
+      socket = std::make_unique<Visitor>(visitors, *who, loop, blocks, layers::Stack());
     } else {
-      socket = std::make_unique<relay::SocketSide>(loop, blocks, nullptr);
+      socket = std::make_unique<relay::SocketSide>(loop, blocks, layers::Stack());
     }
     auto& attached = *socket;
     std::unique_ptr<relay::Side> side = std::move(socket);

@@ -39,7 +39,7 @@ class PortalTest : public testing::Test {
   }
   std::unique_ptr<MemoryStream> visit() {
     auto [visitor, end] = MemoryStream::pair(loop);
-    auto socket = std::make_unique<relay::SocketSide>(loop, blocks, nullptr);
+    auto socket = std::make_unique<relay::SocketSide>(loop, blocks, layers::Stack());
     auto& attached = *socket;
     std::unique_ptr<relay::Side> side = std::move(socket);
     if (!portal->serve(side, kTarget, {}, 0)) return nullptr;

@@ -31,8 +31,8 @@ struct Fixture {
     auto [origin_test_end, origin_end] = MemoryStream::pair(loop, {}, origin_faults);
     visitor = std::move(visitor_end);
     origin = std::move(origin_test_end);
-    auto client_side = std::make_unique<SocketSide>(loop, blocks, nullptr);
-    auto origin_side = std::make_unique<SocketSide>(loop, blocks, nullptr);
+    auto client_side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
+    auto origin_side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
     SocketSide& c = *client_side;
     SocketSide& o = *origin_side;
     relays.start(std::move(client_side), std::move(origin_side), times);

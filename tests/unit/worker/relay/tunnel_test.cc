@@ -12,8 +12,8 @@
 #include "common/reverse/portal_tunnel.h"
 #include "tests/support/manual_loop.h"
 #include "tests/support/memory_stream.h"
+#include "worker/layers/vmess/vmess.h"
 #include "worker/relay/socket_side.h"
-#include "worker/relay/vmess_codec.h"
 
 namespace ebb::relay {
 namespace {
@@ -28,8 +28,8 @@ const Target kTarget{Network::tcp, std::string("origin.test"), 80};
 template <class Plan>
 class TestLink : public Tunnel {
  public:
-  TestLink(net::Loop& loop, BlockPool& blocks, std::unique_ptr<Codec> codec, TunnelLimits limits, Plan plan)
-      : Tunnel(loop, blocks, std::move(codec), limits), plan_(std::move(plan)) {}
+  TestLink(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLimits limits, Plan plan)
+      : Tunnel(loop, blocks, std::move(stack), limits), plan_(std::move(plan)) {}
   ~TestLink() override { this->die(Error{Errc::closed, "the test is over", {}}); }
   using Tunnel::attach;
   using Tunnel::dead;
@@ -90,10 +90,10 @@ struct Fixture {
     portal_settings.domain = "t.reverse";
     portal_settings.drain_after = o.drain_after;
     portal_settings.offer_hello = o.hello;
-    std::unique_ptr<Codec> server, client;
+    layers::Stack server, client;
     if (!o.plain) {
-      server = std::make_unique<VmessServerCodec>(handshake->keys(), random);
-      client = std::make_unique<VmessClientCodec>(*handshake, random);
+      server.push(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random));
+      client.push(std::make_unique<layers::VmessClientLayer>(*handshake, random));
     }
     portal = std::make_unique<TestLink<reverse::PortalTunnel>>(loop, blocks, std::move(server), o.limits,
                                                                reverse::PortalTunnel(portal_settings, loop.now()));
@@ -124,7 +124,7 @@ struct Fixture {
     EXPECT_TRUE(opened);
     portal->send_frames(ConstSpan(head).first(opened->head_bytes));
     auto [visitor, end] = MemoryStream::pair(loop, {}, faults);
-    auto side = std::make_unique<SocketSide>(loop, blocks, nullptr);
+    auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
     SocketSide& socket = *side;
     RelayTimes times;
     times.client_ended = 60s;
@@ -152,7 +152,7 @@ void TestBridge::on_open(StreamId stream, const Target& target, ConstSpan) {
   }
   auto [origin, end] = MemoryStream::pair(loop_);
   fixture->origins[stream.value] = std::move(origin);
-  auto side = std::make_unique<SocketSide>(loop_, fixture->blocks, nullptr);
+  auto side = std::make_unique<SocketSide>(loop_, fixture->blocks, layers::Stack());
   SocketSide& socket = *side;
   fixture->relays.start(make_side(stream, false), std::move(side), {});
   socket.attach(std::move(end));
@@ -166,7 +166,8 @@ struct RawPortal {
     reverse::PortalTunnelSettings settings;
     settings.domain = "raw.reverse";
     settings.forced = reverse::Dialect::v2ray;
-    link = std::make_unique<TestPortal>(loop, blocks, nullptr, limits, reverse::PortalTunnel(settings, loop.now()));
+    link = std::make_unique<TestPortal>(loop, blocks, layers::Stack(), limits,
+                                        reverse::PortalTunnel(settings, loop.now()));
     auto [ours, theirs] = MemoryStream::pair(loop, faults);
     far = std::move(theirs);
     link->attach(std::move(ours), {});
@@ -470,7 +471,7 @@ TEST(Tunnel, DeliversItsLastBytesWhenItHasDrained) {
   RawPortal portal(loop, blocks, small);
   auto [id, side] = portal.open();
   auto [visitor, end] = MemoryStream::pair(loop);
-  auto client = std::make_unique<SocketSide>(loop, blocks, nullptr);
+  auto client = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
   SocketSide& socket = *client;
   relays.start(std::move(client), std::move(side), {});
   socket.attach(std::move(end));

@@ -5,7 +5,7 @@
 
 #include "tests/support/manual_loop.h"
 #include "tests/support/memory_stream.h"
-#include "worker/relay/vmess_codec.h"
+#include "worker/layers/vmess/vmess.h"
 
 namespace ebb::relay {
 namespace {
@@ -43,7 +43,7 @@ using WireTest = WireFixture;
 TEST_F(WireTest, HoldsNoBufferBeforeItHasBytes) {
   const auto client = handshake(random);
   auto [ours, theirs] = MemoryStream::pair(loop);
-  Wire wire(loop, blocks, std::make_unique<VmessServerCodec>(client.keys(), random));
+  Wire wire(loop, blocks, layers::Stack(std::make_unique<layers::VmessServerLayer>(client.keys(), random)));
   wire.observe(&watcher);
   wire.attach(std::move(ours));
   loop.settle();
@@ -53,7 +53,7 @@ TEST_F(WireTest, HoldsNoBufferBeforeItHasBytes) {
 TEST_F(WireTest, SaysTheEndThatCameBeforeTheConnection) {
   const auto client = handshake(random);
   auto [ours, theirs] = MemoryStream::pair(loop);
-  Wire wire(loop, blocks, std::make_unique<VmessClientCodec>(client, random));
+  Wire wire(loop, blocks, layers::Stack(std::make_unique<layers::VmessClientLayer>(client, random)));
   wire.observe(&watcher);
   wire.send_end();  // nothing was sent, and the dial is still under way
   loop.settle();
@@ -67,7 +67,7 @@ TEST_F(WireTest, TellsOfRoomOnATurnOfItsOwn) {
   MemoryFaults small;
   small.capacity = 1000;
   auto [ours, theirs] = MemoryStream::pair(loop, small);
-  Wire wire(loop, blocks, nullptr);
+  Wire wire(loop, blocks, {});
   wire.observe(&watcher);
   wire.attach(std::move(ours));
   const Bytes much(Wire::kHigh + 1000, 1);
