@@ -54,7 +54,7 @@ class PlantTest : public testing::Test {
   /// The bridge's end of a new tunnel, without a protocol below.
   std::unique_ptr<MemoryStream> tunnel(Portal& to, std::optional<Person> of = std::nullopt) {
     auto [ours, theirs] = MemoryStream::pair(loop);
-    to.add_tunnel({std::move(ours), nullptr, {}, "192.0.2.1:1", of});
+    to.add_tunnel({std::move(ours), layers::Stack(), {}, "192.0.2.1:1", of});
     loop.run_once();
     return std::move(theirs);
   }

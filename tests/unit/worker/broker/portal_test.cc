@@ -33,7 +33,7 @@ class PortalTest : public testing::Test {
   /// The bridge's end of a new tunnel, without a protocol below.
   std::unique_ptr<MemoryStream> tunnel() {
     auto [ours, theirs] = MemoryStream::pair(loop);
-    portal->add_tunnel({std::move(ours), nullptr, {}, "192.0.2.1:1", std::nullopt});
+    portal->add_tunnel({std::move(ours), layers::Stack(), {}, "192.0.2.1:1", std::nullopt});
     loop.run_once();
     return std::move(theirs);
   }

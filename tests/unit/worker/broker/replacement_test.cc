@@ -103,7 +103,7 @@ class Replacement : public testing::Test {
   void accept_into(Process& process) {
     while (Fd fd = door.accept()) {
       process.portal().add_tunnel(
-          {std::make_unique<net::TcpStream>(loop, std::move(fd)), nullptr, {}, "192.0.2.1:1", std::nullopt});
+          {std::make_unique<net::TcpStream>(loop, std::move(fd)), layers::Stack(), {}, "192.0.2.1:1", std::nullopt});
     }
   }
   template <class Predicate>
@@ -201,7 +201,7 @@ TEST_F(Replacement, KeepsAPortalThatStreamsOfABridgeMayEnter) {
   Process old(loop, both);
   ASSERT_TRUE(until(far, [&] { return greeted(far); }));
   auto [ours, theirs] = MemoryStream::pair(loop);
-  old.portal().add_tunnel({std::move(ours), nullptr, {}, "192.0.2.2:1", std::nullopt});
+  old.portal().add_tunnel({std::move(ours), layers::Stack(), {}, "192.0.2.2:1", std::nullopt});
   old.plant.drain();
   old.plant.set_moved({"portal t.reverse"});
   EXPECT_FALSE(until(far, [&] { return old.portal().links().empty(); }, 50ms));
