@@ -43,6 +43,7 @@ class Scenario(case.ProgramCase):
     workers = 4
     portal_kind = bridge_kind = "ours"
     sysctls: dict = {}
+    quick = QUICK  # timers; {}: the shipped ones
     host = "127.0.0.1"
 
     def kinds(self):
@@ -71,13 +72,13 @@ class Scenario(case.ProgramCase):
         return it
 
     def make_stack(self, workers: int = 0, bridge_extra: dict | None = None, open_files: int = 0, **timers) -> None:
-        """Origin, portal and bridge, the origin started. `timers`: of ebbgate.timers, over QUICK. `open_files`: limit
+        """Origin, portal and bridge, the origin started. `timers`: of ebbgate.timers, over `quick`. `open_files`: limit
         of each of the portal's processes."""
         self.origin = generator.Origin(ports.free_port())
         self.addCleanup(self.origin.close)
         self.public, self.tunnel = ports.free_port(), ports.free_port()
         quiet = {"log": {"loglevel": "warning", "access": "none"}}
-        own = {"timers": {**QUICK, **timers}}
+        own = {"timers": {**self.quick, **timers}}
         portal = json.loads(configs.portal(self.public, self.tunnel, self.origin.port, extra=quiet))
         portal["inbounds"][0]["listen"] = self.host.strip("[]")
         bridge = json.loads(configs.bridge(self.tunnel, self.origin.port, extra=quiet))

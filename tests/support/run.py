@@ -46,6 +46,48 @@ def discover() -> list[unittest.TestCase]:
     return found
 
 
+def _exclusive(test: unittest.TestCase) -> bool:
+    """`exclusive` of the test itself, else of its class."""
+    return getattr(getattr(test, test._testMethodName), "exclusive", getattr(test, "exclusive", False))
+
+
+class Gate:
+    """Most tests wait most of the time, so many can run at once; but not so many that they wait for the machine. `sure` run
+    whatever happens, more while a third of the machine is idle."""
+
+    IDLE = 0.33
+    SAMPLE_S = 0.4  # a test that has just started shows in the next sample
+
+    def __init__(self, sure: int):
+        self._sure, self._running = sure, 0
+        self._turn = threading.Lock()  # one is let in after another
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _ticks() -> tuple[int, int]:
+        """Idle ones, and all, of every core since boot."""
+        with open("/proc/stat", encoding="ascii") as f:
+            fields = [int(n) for n in f.readline().split()[1:9]]
+        return fields[3] + fields[4], sum(fields)
+
+    def _idle(self) -> bool:
+        idle, all_of_it = self._ticks()
+        time.sleep(self.SAMPLE_S)
+        idle_then, all_then = self._ticks()
+        return idle_then - idle > self.IDLE * max(1, all_then - all_of_it)
+
+    def __enter__(self):
+        with self._turn:
+            while self._running >= self._sure and not self._idle():
+                pass
+            with self._lock:
+                self._running += 1
+
+    def __exit__(self, *_):
+        with self._lock:
+            self._running -= 1
+
+
 class Standstills(threading.Thread):
     """Notes when nothing ran here, this program neither: a virtual machine may be paused for seconds. Whatever has
     deadlines then fails without having done anything wrong."""
@@ -77,6 +119,11 @@ def run_one(name: str) -> int:
         print("skipped:", result.skipped[0][1], file=sys.stderr)
         return 77
     return 0 if result.wasSuccessful() and result.testsRun else 1
+
+
+def _let_in(test: unittest.TestCase, standstills: Standstills, gate: Gate) -> tuple[str, int, float, str]:
+    with gate:
+        return _judge(test, standstills)
 
 
 def _judge(test: unittest.TestCase, standstills: Standstills) -> tuple[str, int, float, str]:
@@ -111,7 +158,8 @@ def _job(test: unittest.TestCase) -> tuple[str, int, float, str]:
 
 def main() -> int:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1))
+    args.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1),
+                      help="tests side by side however busy the machine is; four times as many while it is idle")
     args.add_argument("--self-check", action="store_true")
     args.add_argument("--list", action="store_true")
     args.add_argument("--one", help=argparse.SUPPRESS)
@@ -141,13 +189,14 @@ def main() -> int:
             failed.append(name)
             print("    " + output.replace("\n", "\n    "), flush=True)
 
-    side_by_side = [t for t in tests if not getattr(t, "exclusive", False)]
+    side_by_side = [t for t in tests if not _exclusive(t)]
     side_by_side.sort(key=lambda t: -getattr(t, "limit_s", _LIMIT_S))  # the long waits first
-    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(_judge, t, standstills) for t in side_by_side]):
+    gate = Gate(max(1, args.jobs))
+    with concurrent.futures.ThreadPoolExecutor(4 * max(1, args.jobs)) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(_let_in, t, standstills, gate) for t in side_by_side]):
             report(done.result())
     for test in tests:
-        if getattr(test, "exclusive", False):
+        if _exclusive(test):
             report(_judge(test, standstills))
     passed = len(tests) - len(failed) - skipped
     print(f"{passed} passed, {len(failed)} failed, {skipped} skipped in {time.monotonic() - begin:.0f} s")

@@ -12,6 +12,12 @@ from . import configs, origin, ports, procfs, programs, tap, visitors, wait
 # What a measured number is allowed on top (spec/reverse.md 11), and in a sanitizer build.
 SLACK_S = 1.5 if os.environ.get("EBB_PRESET") == "asan" else 0.5
 
+def alone(test):
+    """Marks one test that the runner starts alone, in a class whose others wait most of the time."""
+    test.exclusive = True
+    return test
+
+
 # Minutes long: part of `./dev test --nightly` only.
 nightly = unittest.skipUnless(os.environ.get("EBB_NIGHTLY") == "1", "a long one: ./dev test --nightly")
 

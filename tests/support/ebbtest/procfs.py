@@ -89,6 +89,20 @@ def cpu_seconds(root: int) -> float:
     return ticks / _TICK
 
 
+def cpu_ns(root: int) -> int:
+    """CPU time of the threads that `root` and its descendants have now, to the nanosecond: for what hardly works at all.
+    cpu_seconds() counts in ticks of 10 ms."""
+    total = 0
+    for pid in tree(root):
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/schedstat") as f:
+                    total += int(f.read().split()[0])
+        except OSError:
+            continue
+    return total
+
+
 def pss_bytes(root: int) -> int:
     """User-space memory of the tree: the proportional set size, shared pages counted once in total."""
     total = 0
