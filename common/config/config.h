@@ -131,7 +131,7 @@ struct Limits {
 struct Timers {
   std::optional<Millis> handshake;  // else policy level 0; the smaller of both counts
   Millis tunnel_wait{5'000};
-  Millis half_close_hold{60'000};
+  Millis half_close_hold{1'000};
   Millis stall{10'000};
   Millis udp_idle{120'000};
   Millis probation{10'000};

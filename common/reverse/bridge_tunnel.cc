@@ -25,6 +25,7 @@ struct BridgeTunnel::Inner final : mux::SessionEvents {
     if (self.is_control(stream)) return self.on_control(stream, payload, now);
     events.on_datagram(stream, user, from, payload);
   }
+  void on_fin(StreamId stream, void* user) override { events.on_fin(stream, user); }
   void on_end(StreamId stream, void* user, bool error) override {
     if (self.is_control(stream)) return self.forget_control(stream);
     events.on_end(stream, user, error);
@@ -98,6 +99,7 @@ void BridgeTunnel::on_open(StreamId stream, const Target& target, ConstSpan trai
       return;
     }
   }
+  if ((features_ & kFeatureHalfClose) != 0) session_.agree_half_close(stream);
   events.on_open(stream, target, trailing);
 }
 
@@ -138,6 +140,7 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now)
     const bool fresh = !peer_hello_;
     if (fresh) peer_hello_ = *message->hello;
     send_limits_ = limits_from(*peer_hello_);
+    features_ = peer_hello_->features & settings_.hello.features;
     if (fresh && leaving_) tell_restart();
   }
 }
@@ -190,6 +193,12 @@ void BridgeTunnel::send_ping() {
 void BridgeTunnel::close(StreamId stream, TimePoint now) {
   if (!is_control(stream)) session_.close(stream);
   note_sessions(now);
+}
+
+bool BridgeTunnel::fin_sent(StreamId stream, TimePoint now) {
+  const bool over = session_.fin_sent(stream);
+  note_sessions(now);
+  return over;
 }
 
 void BridgeTunnel::abort_streams(mux::SessionEvents& events) {

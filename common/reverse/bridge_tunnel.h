@@ -42,6 +42,12 @@ class BridgeTunnel {
   /// The local side forgets the stream after writing its End.
   void close(StreamId stream, TimePoint now);
   void set_user(StreamId stream, void* user) { session_.set_user(stream, user); }
+  HalfClose half_close(StreamId stream) const {
+    return session_.half_close(stream) ? HalfClose::fin : HalfClose::none;
+  }
+  /// The local side wrote a FIN (HalfClose::fin). True: that was the stream's end.
+  bool fin_sent(StreamId stream, TimePoint now);
+  void hold(StreamId, bool) {}  // only portals wait for answers
   /// Reports on_end(error) for every user stream and forgets them all.
   void abort_streams(mux::SessionEvents& events);
 
@@ -101,6 +107,7 @@ class BridgeTunnel {
   std::string control_name_;
   bool leaving_ = false;  // announce_restart()
   std::optional<Hello> peer_hello_;
+  std::uint64_t features_ = 0;  // agreed, for streams opened from here on
   SendLimits send_limits_;
   TimePoint empty_since_;  // TimePoint::max() while a session is live
   TimePoint draining_since_{};

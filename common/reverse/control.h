@@ -28,12 +28,14 @@ inline constexpr std::uint32_t kStateDrain = 1;     // and so is every value but
 inline constexpr std::size_t kMaxControl = 2048;    // bytes of one message; V2Ray's limit for a datagram
 inline constexpr std::uint32_t kNoticeRestart = 1;  // planned restart: choose another tunnel
 
-/// Bits of Hello::features; used only where both ends have them.
+/// Bits of Hello::features; each is used when both ends set it.
+inline constexpr std::uint64_t kFeatureHalfClose = 0x02;      // Keep frames have a FIN bit
 inline constexpr std::uint64_t kFeaturePacketAddress = 0x10;  // a UDP Keep may say where its datagram goes or is from
+inline constexpr std::uint64_t kOurFeatures = kFeatureHalfClose | kFeaturePacketAddress;
 
 struct Hello {
   std::uint32_t version = 1;
-  std::uint64_t features = 0;
+  std::uint64_t features = kOurFeatures;
   std::uint32_t initial_window = 0;
   std::uint32_t max_data = 0;  // largest TCP data part the sender of the hello accepts; 0 = as legacy
   std::array<std::uint8_t, 16> node_id{};

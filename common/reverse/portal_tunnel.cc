@@ -30,6 +30,7 @@ struct PortalTunnel::Inner final : mux::SessionEvents {
     if (self.internal(stream)) return self.on_control_data(stream, payload, now);
     events.on_datagram(stream, user, from, payload);
   }
+  void on_fin(StreamId stream, void* user) override { events.on_fin(stream, user); }
   void on_end(StreamId stream, void* user, bool error) override {
     if (self.control_ == stream) return self.control_lost(now);
     if (self.internal(stream)) return self.probe_answered(stream, now);
@@ -142,6 +143,7 @@ void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now) 
   if (peer_hello_ || hello.version == 0) return;
   peer_hello_ = hello;
   send_limits_ = limits_from(hello);
+  features_ = hello.features & settings_.hello.features;  // our own hello goes out below, before any later New
   if (state_ == State::probing) state_ = State::active;
   const auto other = stream == probe_ids_[0] ? 1 : 0;
   if (probe_ == Probe::hello_wait) {  // in time: the marked session becomes the control stream
@@ -258,7 +260,7 @@ void PortalTunnel::ask_for_another(TimePoint now) {
 }
 
 bool PortalTunnel::finished() const {
-  return state_ == State::draining && (replaced_ || !session_.ids_left()) && user_streams() == 0;
+  return state_ == State::draining && (replaced_ || !session_.ids_left()) && open_streams() == 0;
 }
 
 void PortalTunnel::close_when_done(TimePoint now) {
@@ -286,8 +288,21 @@ std::optional<mux::Session::Opened> PortalTunnel::open(const Target& target, voi
   if (state_ == State::dead || user_streams() >= settings_.max_streams) return std::nullopt;
   if (target.name() != nullptr && same_name(*target.name(), settings_.domain)) return std::nullopt;
   const auto opened = session_.open(target, user, out, data_bytes);
-  if (opened) ++opened_;
+  if (!opened) return opened;
+  ++opened_;
+  if ((features_ & kFeatureHalfClose) != 0) session_.agree_half_close(opened->stream);
   return opened;
+}
+
+HalfClose PortalTunnel::half_close(StreamId stream) const {
+  if (session_.half_close(stream)) return HalfClose::fin;
+  if (dialect_ == Dialect::v2ray || dialect_ == Dialect::v2fly) return HalfClose::listen;
+  return HalfClose::quiet;
+}
+
+void PortalTunnel::hold(StreamId stream, bool end_sent) {
+  session_.set_held(stream);
+  if (end_sent) session_.set_silent(stream);
 }
 
 void PortalTunnel::abort_streams(mux::SessionEvents& events) {
@@ -304,7 +319,7 @@ bool PortalTunnel::internal(StreamId stream) const {
 }
 
 std::size_t PortalTunnel::user_streams() const {
-  auto count = session_.live_streams();
+  auto count = session_.live_streams() - session_.held_streams();
   if (control_) --count;
   if (probe_ != Probe::none) count -= std::size_t{session_.live(probe_ids_[0])} + session_.live(probe_ids_[1]);
   return count;

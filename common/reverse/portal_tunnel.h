@@ -55,6 +55,11 @@ class PortalTunnel {
     if (!internal(stream)) session_.close(stream);
   }
   void set_user(StreamId stream, void* user) { session_.set_user(stream, user); }
+  HalfClose half_close(StreamId stream) const;
+  /// The local side wrote a FIN (HalfClose::fin). True: that was the stream's end.
+  bool fin_sent(StreamId stream) { return session_.fin_sent(stream); }
+  /// The visitor sends no more, and his End has gone out (HalfClose::listen) or waits (quiet): no load any more.
+  void hold(StreamId stream, bool end_sent);
   /// Reports on_end(error) for every user stream and forgets them all.
   void abort_streams(mux::SessionEvents& events);
 
@@ -71,7 +76,10 @@ class PortalTunnel {
     if (peer_hello_) return (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
     return dialect_ == Dialect::xray && !unsure_;
   }
+  /// Load: streams that may carry something in both directions.
   std::size_t user_streams() const;
+  /// Those, and the ones that wait for the rest of an answer.
+  std::size_t open_streams() const { return user_streams() + session_.held_streams(); }
   std::size_t streams_opened() const { return opened_; }
   const mux::Session& session() const { return session_; }
   Duration rtt() const { return liveness_.rtt(); }
@@ -144,6 +152,7 @@ class PortalTunnel {
   bool unsure_ = false;
   std::uint8_t tried_ = 0;  // bit per dialect whose control stream the bridge ended
   std::optional<Hello> peer_hello_;
+  std::uint64_t features_ = 0;  // agreed, for streams opened from here on
   SendLimits send_limits_;
 
   std::optional<StreamId> control_;

@@ -22,6 +22,15 @@ enum class TunnelEnd : std::uint8_t {
 };
 std::string_view name_of(TunnelEnd end);
 
+/// What may be done when our side of a stream sends no more and the peer's answer is still to come. Source:
+/// spec/mux-cool.md 6.3.
+enum class HalfClose : std::uint8_t {
+  none,    // End, which ends both directions
+  fin,     // agreed: FIN bit at once, the answer takes its time
+  listen,  // V2Ray, v2fly as bridge: End at once, and they still deliver the answer they have begun
+  quiet,   // Xray as bridge, and who is not known yet: End stops the answer, so it waits until that has paused
+};
+
 /// Largest data parts we may write to this peer, bytes.
 struct SendLimits {
   std::size_t max_data = mux::kMaxData;

@@ -79,7 +79,7 @@ void BridgeLink::on_open(StreamId stream, const Target& target, ConstSpan) {
     return refuse(stream);
   }
   log_access(line);
-  home.relays.start(make_side(stream, false), std::move(origin), outbound::relay_times(home.config->level(0)));
+  home.relays.start(make_side(stream), std::move(origin), outbound::relay_times(home.config->level(0)));
 }
 
 void BridgeLink::on_tunnel_over(const Error& why) { bridge_.link_over(*this, why); }

@@ -148,6 +148,7 @@ Broker::Broker(Fd ctl, Fd adoption)
       leave_timer_([](void* self) { static_cast<Broker*>(self)->check_empty(); }, this),
       retire_timer_([](void* self) { static_cast<Broker*>(self)->retire_tables(); }, this),
       sweep_links_([](void* self) { static_cast<Broker*>(self)->dead_links_.clear(); }, this) {
+  relays_.set_half_closed_bound(fd_limit() / 2);
   ctl_ = std::make_unique<Ctl>(*this, std::move(ctl), std::move(adoption));
   signals_ = std::make_unique<Signals>(*this);
   loop_.arm(lag_timer_, kLagTick);

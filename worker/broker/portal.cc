@@ -87,17 +87,18 @@ void PortalLink::on_reading_changed(bool reading) {
   PlanTunnel::on_reading_changed(reading);
 }
 
+Duration PortalLink::quiet_before_end() const { return portal_.home_.settings.timers.half_close_hold; }
+
 void PortalLink::on_tunnel_over(const Error& why) { portal_.link_over(*this, why); }
 
 std::unique_ptr<relay::MuxSide> PortalLink::open(const Target& target) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
+  pump();  // what was agreed goes out in front of the first stream it holds for
   const auto opened = plan_.open(target, nullptr, head);
   if (!opened) return nullptr;
   send_frames(ConstSpan(head).first(opened->head_bytes));
-  // No half-close on the wire yet: an End would stop the answer (spec/mux-cool.md 6.3), so it is held back.
-  const bool hold = portal_.home_.settings.timers.half_close_hold.count() > 0;
-  auto side = make_side(opened->stream, hold);
+  auto side = make_side(opened->stream);
   on_plan_moved();
   pump();  // it may have been the last one before it drains
   return side;
@@ -205,10 +206,7 @@ bool Portal::serve(std::unique_ptr<relay::Side>& visitor, const Target& target, 
                    std::uint64_t visitor_key) {
   auto side = open(target, visitor_key);
   if (!side) return false;
-  relay::RelayTimes times = outbound::relay_times(level);
-  const auto hold = home_.settings.timers.half_close_hold;
-  if (hold.count() > 0) times.client_ended = hold;
-  home_.relays.start(std::move(visitor), std::move(side), times);
+  home_.relays.start(std::move(visitor), std::move(side), outbound::relay_times(level));
   return true;
 }
 

@@ -59,6 +59,7 @@ class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
 
   void tick() override;
   void on_reading_changed(bool reading) override;
+  Duration quiet_before_end() const override;
   void on_plan_moved() override;
   void on_tunnel_over(const Error& why) override;
   void on_open(StreamId, const Target&, ConstSpan) override {}  // bridges open nothing

@@ -93,7 +93,7 @@ void MuxServer::on_open(StreamId stream, const Target& target, ConstSpan) {
   }
   edge_.log_accepted(request_, target, decision, true);
   const auto& level = edge_.config_.level(request_.inbound->level(request_.user));
-  edge_.relays_.start(make_side(stream, false), edge_.outbounds_.open(decision.index, target),
+  edge_.relays_.start(make_side(stream), edge_.outbounds_.open(decision.index, target),
                       outbound::relay_times(level));
 }
 

@@ -33,6 +33,10 @@ class MuxServer final : public relay::Tunnel {
   TimePoint next_deadline() const override;
   void forget(StreamId stream) override { session_.close(stream); }
   void set_user(StreamId stream, void* user) override { session_.set_user(stream, user); }
+  void* user_of(StreamId stream) const override { return session_.user(stream); }
+  reverse::HalfClose half_close(StreamId) const override { return reverse::HalfClose::none; }
+  bool fin_sent(StreamId) override { return true; }  // never sent
+  void hold(StreamId, bool) override {}
   void abort_streams() override;
   std::size_t max_data() const override { return mux::kMaxData; }
   void on_reading_changed(bool) override {}

@@ -16,6 +16,8 @@ namespace {
 class DialSide final : public relay::SocketSide {
  public:
   DialSide(Surroundings around, Way way) : SocketSide(around.loop, around.blocks, std::move(way.stack)) {
+    // An origin that goes on sending to nobody is not read to its end: a whole download would be fetched for the bin.
+    set_parting({std::chrono::seconds(1), std::size_t{256} << 10});
     dial_.emplace(around.loop, std::move(way.plan),
                   [this](Result<std::unique_ptr<net::TcpStream>> stream) { on_dialled(std::move(stream)); });
   }

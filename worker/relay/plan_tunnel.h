@@ -71,6 +71,22 @@ class PlanTunnel : public Tunnel {
     moved();
   }
   void set_user(StreamId stream, void* user) override { plan_.set_user(stream, user); }
+  void* user_of(StreamId stream) const override { return plan_.session().user(stream); }
+  reverse::HalfClose half_close(StreamId stream) const override { return plan_.half_close(stream); }
+  bool fin_sent(StreamId stream) override {
+    bool over = false;
+    if constexpr (requires { plan_.fin_sent(stream, loop_.now()); }) {
+      over = plan_.fin_sent(stream, loop_.now());
+    } else {
+      over = plan_.fin_sent(stream);
+    }
+    moved();
+    return over;
+  }
+  void hold(StreamId stream, bool end_sent) override {
+    plan_.hold(stream, end_sent);
+    moved();
+  }
   void abort_streams() override { plan_.abort_streams(*this); }
   std::size_t max_data() const override { return plan_.send_limits().max_data; }
   std::size_t max_datagram() const override { return plan_.send_limits().max_datagram; }

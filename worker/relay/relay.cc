@@ -51,6 +51,8 @@ void Relay::on_end(Side& from, bool both) {
     return to.wind_down();
   }
   (&from == client_.get() ? client_ended_ : origin_ended_) = true;
+  if (client_ended_ && !origin_ended_) home_.hold(*this);
+  if (finished_) return;
   to.send_end();
   if (finished_ || winding_) return;
   if (client_ended_ && origin_ended_) {
@@ -87,6 +89,12 @@ void Relay::abort(const Error& why) {
   client_->abort();
   origin_->abort();
   finish();
+}
+
+void Relay::keep_half_closed() {
+  constexpr Duration kClientMayFinish = std::chrono::seconds(30);
+  times_.client_ended = times_.idle;
+  times_.origin_ended = std::min(times_.idle, std::max(times_.origin_ended, kClientMayFinish));
 }
 
 Duration Relay::period() const {
@@ -145,16 +153,40 @@ Relay& Relays::start(std::unique_ptr<Side> client, std::unique_ptr<Side> origin,
   if (head_ != nullptr) head_->prev_ = relay;
   head_ = relay;
   ++size_;
+  keep_bound();
   return *relay;
 }
 
 void Relays::bury(Relay& relay) {
   (relay.prev_ != nullptr ? relay.prev_->next_ : head_) = relay.next_;
   if (relay.next_ != nullptr) relay.next_->prev_ = relay.prev_;
+  let_go(relay);
   relay.prev_ = nullptr;
   relay.next_ = std::exchange(dead_, &relay);
   --size_;
   loop_.defer(sweep_);
+}
+
+void Relays::hold(Relay& relay) {
+  if (std::exchange(relay.held_, true)) return;
+  relay.prev_held_ = last_held_;
+  (last_held_ != nullptr ? last_held_->next_held_ : first_held_) = &relay;
+  last_held_ = &relay;
+  ++held_;
+  keep_bound();
+}
+
+void Relays::let_go(Relay& relay) {
+  if (!std::exchange(relay.held_, false)) return;
+  (relay.prev_held_ != nullptr ? relay.prev_held_->next_held_ : first_held_) = relay.next_held_;
+  (relay.next_held_ != nullptr ? relay.next_held_->prev_held_ : last_held_) = relay.prev_held_;
+  relay.prev_held_ = relay.next_held_ = nullptr;
+  --held_;
+}
+
+void Relays::keep_bound() {
+  if (size_ <= bound_ || first_held_ == nullptr) return;
+  first_held_->abort(Error{Errc::overload, "too many connections wait for an answer's end", {}});
 }
 
 void Relays::sweep() {

@@ -58,7 +58,7 @@ class Side {
 /// to be delivered the period is `idle`, whatever has ended: the short ones are for silence.
 struct RelayTimes {
   Duration idle = std::chrono::seconds(300);
-  Duration client_ended = std::chrono::seconds(1);  // policy downlinkOnly; a portal's halfCloseHold
+  Duration client_ended = std::chrono::seconds(1);  // policy downlinkOnly, or as a tunnel's peer needs it
   Duration origin_ended = std::chrono::seconds(1);  // policy uplinkOnly
 };
 
@@ -82,6 +82,14 @@ class Relay {
   void on_failed(Side& from, const Error& why);
   void on_room(Side& from);
   void on_wound_down(Side& from);
+
+  /// How much silence `ended`, who has sent his end, leaves the other direction before the relay ends.
+  void set_patience(const Side& ended, Duration patience) {
+    (&ended == client_.get() ? times_.client_ended : times_.origin_ended) = patience;
+  }
+  /// Either end reaches the other party as such, so an answer may take its time: an origin that has ended waits 30 s
+  /// for the client, a client the whole idle time for his answer.
+  void keep_half_closed();
 
   /// Ends both sides as a failure (stall, drain, kick).
   void abort(const Error& why);
@@ -117,6 +125,9 @@ class Relay {
   bool finished_ = false;
   Relay* prev_ = nullptr;
   Relay* next_ = nullptr;
+  bool held_ = false;
+  Relay* prev_held_ = nullptr;
+  Relay* next_held_ = nullptr;
 };
 
 /// All relays of one loop.
@@ -132,18 +143,30 @@ class Relays {
   std::size_t size() const { return size_; }
   /// Resets every connection.
   void abort_all(const Error& why);
+  /// Relays whose client sends no more and may have left: they wait for an answer's end.
+  std::size_t half_closed() const { return held_; }
+  /// More relays than this, and those of them that have waited longest are reset: clients who have left may fill no
+  /// table. No bound by default.
+  void set_half_closed_bound(std::size_t relays) { bound_ = relays; }
   /// Called once whenever the last relay has gone.
   std::function<void()> on_empty;
 
  private:
   friend class Relay;
   void bury(Relay& relay);
+  void hold(Relay& relay);
+  void let_go(Relay& relay);
+  void keep_bound();
   void sweep();
 
   net::Loop& loop_;
   Relay* head_ = nullptr;
   Relay* dead_ = nullptr;
   std::size_t size_ = 0;
+  Relay* first_held_ = nullptr;  // in the order they came
+  Relay* last_held_ = nullptr;
+  std::size_t held_ = 0;
+  std::size_t bound_ = static_cast<std::size_t>(-1);
   net::Deferred sweep_;
 };
 

@@ -24,7 +24,7 @@ void SocketSide::abort() {
 
 void SocketSide::wind_down() {
   winding_ = true;
-  wire_.discard_input();
+  wire_.discard_input(parting_.takes);
   wire_.send_end();
   if (sent_all_) after_all_sent();  // it went out before: send_end() had nothing to tell
 }
@@ -43,7 +43,7 @@ void SocketSide::after_all_sent() {
   // Closing with unread bytes in the socket would reset the peer and may destroy our last bytes on their way
   // (spec/processes.md 13.8): wait for his end first, but not for ever.
   if (wire_.ended()) return relay_->on_wound_down(*this);
-  wire_.loop().arm(linger_, kLinger);
+  wire_.loop().arm(linger_, parting_.linger);
 }
 
 }  // namespace ebb::relay

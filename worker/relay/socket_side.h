@@ -13,6 +13,12 @@ class SocketSide : public Side, protected WireObserver {
   SocketSide(net::Loop& loop, BlockPool& blocks, layers::Stack stack);
   ~SocketSide() override = default;
 
+  /// How a peer is treated once the other side is gone in both directions and he has been told the end.
+  struct Parting {
+    Duration linger = std::chrono::seconds(2);               // for his own end
+    std::size_t takes = static_cast<std::size_t>(-1);        // bytes he may go on sending, thrown away; then a reset
+  };
+  void set_parting(Parting parting) { parting_ = parting; }
   /// Starts on a connected stream; `unread`: read earlier, not yet opened.
   void attach(std::unique_ptr<net::Stream> stream, Bytes unread = {});
 
@@ -42,7 +48,7 @@ class SocketSide : public Side, protected WireObserver {
  private:
   void after_all_sent();
 
-  static constexpr auto kLinger = std::chrono::seconds(2);
+  Parting parting_;
   bool winding_ = false;
   bool sent_all_ = false;
   net::Timer linger_;  // the peer may take so long to close after our end; then we close

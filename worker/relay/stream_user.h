@@ -14,6 +14,10 @@ class StreamUser {
   virtual void on_stream_datagram(const Target* address, ConstSpan datagram) = 0;
   /// The stream is over and its id forgotten: nothing may be sent on it any more.
   virtual void on_stream_end(bool error) = 0;
+  /// Half-close was agreed and the peer sends no more. Where we had said the same, the id is forgotten.
+  virtual void on_stream_fin() {}
+  /// Tunnel::end_soon(): the time is over.
+  virtual void on_end_due() {}
 
  protected:
   ~StreamUser() = default;

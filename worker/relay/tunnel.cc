@@ -23,13 +23,12 @@ constexpr std::size_t kChunkBytes = 16 * 1024;  // plaintext of one sealed chunk
 
 // --- MuxSide ---------------------------------------------------------------------------------------------------------
 
-MuxSide::MuxSide(Tunnel& tunnel, StreamId stream, bool hold_half_close)
-    : tunnel_(&tunnel), stream_(stream), hold_half_close_(hold_half_close) {}
+MuxSide::MuxSide(Tunnel& tunnel, StreamId stream) : tunnel_(&tunnel), stream_(stream) {}
 
 MuxSide::~MuxSide() { close(); }
 
 void MuxSide::send(ConstSpan piece) {
-  if (tunnel_ == nullptr) return;
+  if (tunnel_ == nullptr || fin_sent_ || end_sent_) return;
   tunnel_->send_data(*this, piece);
   if (tunnel_ != nullptr) sent_until_ = tunnel_->wire_.accepted();
 }
@@ -43,9 +42,43 @@ std::size_t MuxSide::queued() const {
 std::uint64_t MuxSide::delivered() const { return tunnel_ != nullptr ? tunnel_->wire_.written() : sent_until_; }
 
 void MuxSide::send_end() {
-  if (hold_half_close_ || tunnel_ == nullptr) return;
+  if (tunnel_ == nullptr || fin_sent_ || end_sent_) return;
+  using reverse::HalfClose;
+  const HalfClose how = tunnel_->half_close(stream_);
+  if (how == HalfClose::fin) return send_fin();
+  if (how == HalfClose::listen) {
+    relay_->set_patience(consumer(), kAnswerPatience);
+    // A visitor who is gone altogether resets what still comes; only End + Error with no End before it stops a stock
+    // bridge's download then. So where an answer flows, End waits for that sign.
+    return tunnel_->loop_.now() - heard_at_ < kFlowing ? tunnel_->end_soon(*this) : end_and_listen();
+  }
+  if (how == HalfClose::quiet && tunnel_->quiet_before_end() > Duration(0)) {
+    relay_->set_patience(consumer(), tunnel_->quiet_before_end());
+    return tunnel_->hold(stream_, false);
+  }
   end(false);
   relay_->on_end(*this, true);  // End closes both directions: the peer has forgotten the id
+}
+
+void MuxSide::send_fin() {
+  fin_sent_ = true;
+  relay_->keep_half_closed();
+  Tunnel& tunnel = *tunnel_;
+  std::array<std::uint8_t, mux::kEndFrame> frame;
+  mux::write_fin(frame, stream_);
+  tunnel.send_frames(frame);
+  if (tunnel_ == nullptr || !tunnel.fin_sent(stream_)) return;
+  tunnel_ = nullptr;
+  tunnel.unlist(*this);
+  tunnel.pump();
+}
+
+void MuxSide::end_and_listen() {
+  if (tunnel_ == nullptr || std::exchange(end_sent_, true)) return;
+  std::array<std::uint8_t, mux::kEndFrame> frame;
+  mux::write_end(frame, stream_, false);
+  tunnel_->hold(stream_, true);
+  tunnel_->send_frames(frame);
 }
 
 void MuxSide::abort() { end(true); }
@@ -61,10 +94,13 @@ void MuxSide::end(bool error) {
   if (tunnel_ == nullptr) return;
   Tunnel& tunnel = *std::exchange(tunnel_, nullptr);
   tunnel.unlist(*this);
-  tunnel.end_stream(stream_, error);
+  if (!end_sent_ || error) return tunnel.end_stream(stream_, error);
+  tunnel.forget(stream_);
+  tunnel.pump();
 }
 
 void MuxSide::on_stream_data(ConstSpan payload) {
+  heard_at_ = tunnel_->loop_.now();
   if (dirty_at_ == kNowhere) {
     dirty_at_ = tunnel_->dirty_.size();
     tunnel_->dirty_.push_back(this);
@@ -72,14 +108,24 @@ void MuxSide::on_stream_data(ConstSpan payload) {
   relay_->on_data(*this, payload);
 }
 
+void MuxSide::on_stream_fin() {
+  if (fin_sent_) tunnel_over();  // both ends have said so: no frame of ours may follow
+  relay_->keep_half_closed();
+  relay_->on_end(*this, false);
+}
+
 void MuxSide::on_stream_end(bool error) {
-  Tunnel& tunnel = *std::exchange(tunnel_, nullptr);  // the session has forgotten the id: no frame of ours may follow
-  tunnel.unlist(*this);
+  tunnel_over();  // the session has forgotten the id: no frame of ours may follow
   if (error) {
     relay_->on_failed(*this, Error{Errc::closed, "the other end aborted the stream", {}});
   } else {
     relay_->on_end(*this, true);
   }
+}
+
+void MuxSide::tunnel_over() {
+  Tunnel& tunnel = *std::exchange(tunnel_, nullptr);
+  tunnel.unlist(*this);
 }
 
 bool MuxSide::has_room() {
@@ -101,6 +147,7 @@ Tunnel::Tunnel(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLi
       limits_(limits),
       timer_([](void* self) { static_cast<Tunnel*>(self)->timer_fired(); }, this),
       behind_timer_([](void* self) { static_cast<Tunnel*>(self)->check_behind(); }, this),
+      ending_timer_([](void* self) { static_cast<Tunnel*>(self)->end_those_due(); }, this),
       check_later_([](void* self) { static_cast<Tunnel*>(self)->check_behind(); }, this),
       over_later_(
           [](void* self) {
@@ -152,8 +199,8 @@ bool Tunnel::end_if_finished() {
   return true;
 }
 
-std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream, bool hold_half_close) {
-  auto side = std::make_unique<MuxSide>(*this, stream, hold_half_close);
+std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream) {
+  auto side = std::make_unique<MuxSide>(*this, stream);
   set_stream_user(stream, side.get());
   return side;
 }
@@ -250,6 +297,26 @@ void Tunnel::end_stream(StreamId stream, bool error) {
   send_frames(frame);
   forget(stream);
   pump();
+}
+
+void Tunnel::on_fin(StreamId, void* user) {
+  if (user != nullptr) static_cast<StreamUser*>(user)->on_stream_fin();
+}
+
+void Tunnel::end_soon(MuxSide& side) {
+  ending_.push_back({loop_.now() + MuxSide::kSign, side.stream_});
+  hold(side.stream_, false);
+  if (!ending_timer_.armed()) loop_.arm_at(ending_timer_, ending_.front().due);
+}
+
+void Tunnel::end_those_due() {
+  while (!ending_.empty() && ending_.front().due <= loop_.now()) {
+    const StreamId stream = ending_.front().stream;
+    ending_.pop_front();
+    if (dead_) continue;
+    if (void* const user = user_of(stream)) static_cast<StreamUser*>(user)->on_end_due();
+  }
+  if (!ending_.empty()) loop_.arm_at(ending_timer_, ending_.front().due);
 }
 
 void Tunnel::on_wire_end() { leaving_ ? gone() : die(Error{Errc::closed, "the other end closed the tunnel", {}}); }
@@ -388,6 +455,7 @@ void Tunnel::gone() {
   leaving_ = false;
   timer_.disarm();
   behind_timer_.disarm();
+  ending_timer_.disarm();
   wire_.close();
   loop_.defer(over_later_);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -19,9 +20,7 @@ class Tunnel;
 /// The side of a relay that is a stream of a tunnel.
 class MuxSide final : public Side, private StreamUser {
  public:
-  /// `hold_half_close`: an end of the other side is not told to the peer, who would stop answering (a legacy bridge;
-  /// spec/mux-cool.md 6.3). The relay's timer decides how long.
-  MuxSide(Tunnel& tunnel, StreamId stream, bool hold_half_close);
+  MuxSide(Tunnel& tunnel, StreamId stream);
   ~MuxSide() override;
 
   void send(ConstSpan piece) override;
@@ -43,13 +42,22 @@ class MuxSide final : public Side, private StreamUser {
   void on_stream_data(ConstSpan payload) override;
   void on_stream_datagram(const Target*, ConstSpan datagram) override { on_stream_data(datagram); }
   void on_stream_end(bool error) override;
+  void on_stream_fin() override;
+  void on_end_due() override { end_and_listen(); }
   void end(bool error);
+  void send_fin();
+  void end_and_listen();
+  void tunnel_over();
   Side& consumer() { return relay_->other(*this); }
 
   static constexpr std::size_t kNowhere = static_cast<std::size_t>(-1);
+  static constexpr Duration kFlowing = std::chrono::seconds(1);         // an answer without so long a pause
+  static constexpr Duration kSign = std::chrono::milliseconds(300);     // a round trip to a visitor
+  static constexpr Duration kAnswerPatience = std::chrono::seconds(30);  // stock bridges end by themselves within 2 s
   Tunnel* tunnel_;  // null once the stream is over
   StreamId stream_;
-  bool hold_half_close_;
+  bool fin_sent_ = false;
+  bool end_sent_ = false;  // and listens for the rest of the answer
   bool waiting_ = false;  // in the tunnel's queue for room
   MuxSide* prev_waiting_ = nullptr;
   MuxSide* next_waiting_ = nullptr;
@@ -58,6 +66,7 @@ class MuxSide final : public Side, private StreamUser {
   std::uint64_t sent_until_ = 0;      // the wire's accepted() behind our last bytes
   std::uint64_t seen_delivered_ = 0;
   TimePoint progress_at_{};
+  TimePoint heard_at_{};  // last data of the peer
 };
 
 /// Kept to within an eighth and one read.
@@ -103,7 +112,7 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   /// Sends what take_output() has and arms the timer for next_deadline(). After anything that may have changed either.
   void pump();
   /// Starts the relay of a stream that was opened: the side's user pointer is set, the caller wires the relay.
-  std::unique_ptr<MuxSide> make_side(StreamId stream, bool hold_half_close);
+  std::unique_ptr<MuxSide> make_side(StreamId stream);
   void send_frames(ConstSpan frames);
   /// Ends every stream with an error and closes the transport. The owner's on_tunnel_over() follows by deferred work.
   /// A destructor calls it first thing, while the hooks below still work.
@@ -118,6 +127,14 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   virtual TimePoint next_deadline() const = 0;
   virtual void forget(StreamId stream) = 0;
   virtual void set_user(StreamId stream, void* user) = 0;
+  virtual void* user_of(StreamId stream) const = 0;
+  virtual reverse::HalfClose half_close(StreamId stream) const = 0;
+  /// A FIN has gone out; true: that was the stream's end.
+  virtual bool fin_sent(StreamId stream) = 0;
+  /// Our end of the stream sends no more, and End has gone out or waits.
+  virtual void hold(StreamId stream, bool end_sent) = 0;
+  /// HalfClose::quiet: how long an answer must have paused before End stops it; 0: End at once.
+  virtual Duration quiet_before_end() const { return Duration(0); }
   virtual void abort_streams() = 0;
   virtual std::size_t max_data() const = 0;
   virtual std::size_t max_datagram() const { return mux::kMaxDatagram; }
@@ -132,6 +149,7 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   void on_data(StreamId stream, void* user, ConstSpan piece) override;
   void on_datagram(StreamId stream, void* user, const Target* from, ConstSpan payload) override;
   void on_end(StreamId stream, void* user, bool error) override;
+  void on_fin(StreamId stream, void* user) override;
 
   net::Loop& loop_;
   Wire wire_;
@@ -153,6 +171,8 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   void remove_behind(MuxSide& side);
   void unlist(MuxSide& side);
   void check_behind();
+  void end_soon(MuxSide& side);
+  void end_those_due();
   void set_over_limit(bool over);
   void timer_fired();
   bool end_if_finished();
@@ -163,10 +183,16 @@ class Tunnel : protected WireObserver, protected mux::SessionEvents {
   TunnelLimits limits_;
   net::Timer timer_;
   net::Timer behind_timer_;
+  net::Timer ending_timer_;
   net::Deferred check_later_;
   net::Deferred over_later_;
   std::vector<MuxSide*> dirty_;
   std::vector<MuxSide*> behind_;
+  struct Ending {
+    TimePoint due;
+    StreamId stream;
+  };
+  std::deque<Ending> ending_;  // whose End waits for a sign that the visitor has left altogether
   MuxSide* first_waiting_ = nullptr;  // sides whose other side was told to stop, in order
   MuxSide* last_waiting_ = nullptr;
   std::size_t unchecked_ = 0;  // bytes that came since check_behind()

@@ -163,8 +163,9 @@ void Wire::read_now() {
   if (stream_ && !failed_ && !ended_ && stream_->readable()) on_readable();
 }
 
-void Wire::discard_input() {
+void Wire::discard_input(std::size_t at_most) {
   discard_ = true;
+  discard_until_ = at_most > ~received_ ? ~std::uint64_t{0} : received_ + at_most;
   leftover_ = {};
   unread_ = false;
   set_reading(true);
@@ -190,7 +191,10 @@ void Wire::on_readable() {
     case net::IoResult::Kind::ok: break;
   }
   received_ += result.bytes;
-  if (discard_) return;
+  if (discard_) {
+    if (received_ > discard_until_) fail(Error{Errc::closed, "went on sending though nobody takes it", {}});
+    return;
+  }
   take(buffer.first(net::Loop::kFrontRoom + result.bytes), net::Loop::kFrontRoom);
 }
 

@@ -75,8 +75,8 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   void read_now();
   /// At most so many bytes a read (Loop::kReadBytes by default).
   void set_read_bytes(std::size_t bytes) { read_bytes_ = bytes; }
-  /// From now on what arrives is thrown away unopened (winding down).
-  void discard_input();
+  /// From now on what arrives is thrown away unopened (winding down); more than `at_most` bytes, and the wire fails.
+  void discard_input(std::size_t at_most = static_cast<std::size_t>(-1));
   /// Ends the connection with a reset. Nothing is told afterwards.
   void reset();
   /// Closes. Nothing is told afterwards.
@@ -109,6 +109,7 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   std::size_t read_bytes_ = net::Loop::kReadBytes;
   std::uint64_t written_ = 0;
   std::uint64_t received_ = 0;
+  std::uint64_t discard_until_ = 0;  // of received_
   bool reading_ = true;
   bool ended_ = false;  // the peer finished
   bool failed_ = false;

@@ -21,12 +21,13 @@ enum class Status : std::uint8_t { open = 1, keep = 2, end = 3, keep_alive = 4 }
 
 inline constexpr std::uint8_t kOptionData = 0x01;   // a data part follows the metadata, whatever the status
 inline constexpr std::uint8_t kOptionError = 0x02;  // on End: the stream was aborted
+inline constexpr std::uint8_t kOptionFin = 0x04;    // on Keep, where agreed: the sender has no more data
 
 inline constexpr std::size_t kMinMeta = 4;
 inline constexpr std::size_t kMaxMeta = 512;           // bytes; every peer refuses more
 inline constexpr std::size_t kMaxHead = kMaxMeta + 4;  // both length fields included
 inline constexpr std::size_t kKeepHead = 8;            // Keep + Data as we write it
-inline constexpr std::size_t kEndFrame = 6;            // End as we write it
+inline constexpr std::size_t kEndFrame = 6;            // End as we write it, and a Keep with nothing but its FIN bit
 inline constexpr std::size_t kMaxData = 8192;          // data per TCP frame towards unknown peers
 inline constexpr std::size_t kMaxDatagram = 2048;      // data per UDP frame towards unknown peers and V2Ray
 inline constexpr std::size_t kMaxDatagramXray = 8192;
@@ -43,6 +44,7 @@ struct Head {
   std::size_t data_bytes = 0;  // data that follows the head
   bool has_data() const { return (options & kOptionData) != 0; }
   bool error() const { return (options & kOptionError) != 0; }
+  bool fin() const { return (options & kOptionFin) != 0; }
 };
 
 /// Takes the head of one frame from the front of `in`; `used` does not count the data part.
@@ -106,6 +108,14 @@ inline void write_end(MutSpan out, StreamId stream, bool error) {
   store_be16(out.subspan(2), stream.value);
   out[4] = static_cast<std::uint8_t>(Status::end);
   out[5] = error ? kOptionError : 0;
+}
+
+/// Writes exactly kEndFrame bytes: Keep without data, with the FIN bit. Only where half-close was agreed.
+inline void write_fin(MutSpan out, StreamId stream) {
+  store_be16(out, 4);
+  store_be16(out.subspan(2), stream.value);
+  out[4] = static_cast<std::uint8_t>(Status::keep);
+  out[5] = kOptionFin;
 }
 
 }  // namespace ebb::mux

@@ -55,11 +55,12 @@ Decoded<> Session::start_frame(const Head& head, SessionEvents& events) {
   current_ = head.stream;
   body_ = Body::skip;
   data_left_ = head.data_bytes;
+  fin_follows_ = false;
   switch (head.status) {
     case Status::open:
       if (auto opened = on_new(head, events); !opened) return opened;
       break;
-    case Status::keep: on_keep(head); break;
+    case Status::keep: on_keep(head, events); break;
     case Status::end: on_end(head, events); break;
     case Status::keep_alive: break;  // no reply; its data is thrown away
   }
@@ -78,7 +79,7 @@ Decoded<> Session::on_new(const Head& head, SessionEvents& events) {
   if (const auto old = streams_.find(id.value); old != streams_.end()) {
     ++counters_.reopened;
     void* const user = old->second.user;
-    streams_.erase(old);
+    erase(old);
     events.on_end(id, user, true);  // no frame for the old one: the id belongs to the new one now
   }
   if (streams_.size() >= limits_.max_streams) {
@@ -86,7 +87,7 @@ Decoded<> Session::on_new(const Head& head, SessionEvents& events) {
     queue_end(id, true);
     return {};
   }
-  streams_[id.value] = Stream{nullptr, open->target.network, false};
+  streams_[id.value] = Stream{.network = open->target.network};
   packet_from_.reset();
   events.on_open(id, open->target, open->trailing);
   const auto opened = streams_.find(id.value);  // the callback may have refused it, or made it a message stream
@@ -96,17 +97,32 @@ Decoded<> Session::on_new(const Head& head, SessionEvents& events) {
   return {};
 }
 
-void Session::on_keep(const Head& head) {
-  if (!head.has_data()) return;
+void Session::on_keep(const Head& head, SessionEvents& events) {
+  if (!head.has_data() && !head.fin()) return;
   const auto found = streams_.find(head.stream.value);
   if (found == streams_.end()) {
+    if (!head.has_data()) return;
     ++counters_.unknown_data;
     answer_unknown(head.stream);
     return;
   }
-  if (head.data_bytes == 0) return;
-  if (found->second.network == Network::tcp) {
+  const Stream& stream = found->second;
+  const bool fin = head.fin() && stream.half_close && !stream.fin_received;
+  if (head.data_bytes == 0) {
+    if (fin) on_fin(head.stream, events);
+    return;
+  }
+  if (stream.fin_received) {
+    ++counters_.after_fin;
+    void* const user = stream.user;
+    erase(found);
+    queue_end(head.stream, true);
+    events.on_end(head.stream, user, true);
+    return;
+  }
+  if (stream.network == Network::tcp) {
     body_ = Body::stream;
+    fin_follows_ = fin;
     return;
   }
   body_ = Body::datagram;
@@ -120,7 +136,7 @@ void Session::on_end(const Head& head, SessionEvents& events) {
     return;
   }
   const auto stream = found->second;
-  streams_.erase(found);
+  erase(found);
   // The acceptor's answer to any End is End + Error, as Xray's: no further data will come (spec/mux-cool.md 6.3).
   if (!stream.silent) queue_end(head.stream, role_ == Role::acceptor || head.error());
   events.on_end(head.stream, stream.user, head.error());
@@ -136,6 +152,7 @@ std::size_t Session::take_body(ConstSpan in, SessionEvents& events) {
       if (const auto found = streams_.find(current_.value); found != streams_.end()) {
         events.on_data(current_, found->second.user, piece);
       }
+      if (data_left_ == 0 && fin_follows_) on_fin(current_, events);
       break;
     }
     case Body::datagram:
@@ -181,11 +198,51 @@ std::optional<Session::Opened> Session::open(const Target& target, void* user, M
   const auto written = write_new(out, id, target, data_bytes, trailing);
   if (written == 0) return std::nullopt;
   ++ids_used_;
-  streams_[id.value] = Stream{user, target.network, false};
+  streams_[id.value] = Stream{.user = user, .network = target.network};
   return Opened{id, written};
 }
 
-void Session::close(StreamId stream) { streams_.erase(stream.value); }
+void Session::close(StreamId stream) {
+  if (const auto found = streams_.find(stream.value); found != streams_.end()) erase(found);
+}
+
+void Session::erase(Streams::iterator stream) {
+  if (stream->second.held) --held_;
+  streams_.erase(stream);
+}
+
+void Session::agree_half_close(StreamId stream) {
+  const auto found = streams_.find(stream.value);
+  if (found != streams_.end() && found->second.network == Network::tcp) found->second.half_close = true;
+}
+
+bool Session::half_close(StreamId stream) const {
+  const auto found = streams_.find(stream.value);
+  return found != streams_.end() && found->second.half_close;
+}
+
+bool Session::fin_sent(StreamId stream) {
+  const auto found = streams_.find(stream.value);
+  if (found == streams_.end()) return true;
+  found->second.fin_sent = true;
+  if (!found->second.fin_received) return false;
+  erase(found);
+  return true;
+}
+
+void Session::on_fin(StreamId stream, SessionEvents& events) {
+  const auto found = streams_.find(stream.value);  // a callback may have closed it
+  if (found == streams_.end()) return;
+  found->second.fin_received = true;
+  void* const user = found->second.user;
+  if (found->second.fin_sent) erase(found);
+  events.on_fin(stream, user);
+}
+
+void Session::set_held(StreamId stream) {
+  const auto found = streams_.find(stream.value);
+  if (found != streams_.end() && !std::exchange(found->second.held, true)) ++held_;
+}
 
 void Session::set_user(StreamId stream, void* user) {
   if (const auto found = streams_.find(stream.value); found != streams_.end()) found->second.user = user;

@@ -29,6 +29,12 @@ struct SessionEvents {
   /// The stream is over: the id is forgotten and the End we owe is queued. Write no further frame for it. `error` tells
   /// an aborted stream (reset the client) from a complete one.
   virtual void on_end(StreamId stream, void* user, bool error) = 0;
+  /// Half-close (agree_half_close()): the peer sends no more data. Told once, behind its last data. When our direction
+  /// was over too, the id is forgotten already and nothing else is told.
+  virtual void on_fin(StreamId stream, void* user) {
+    (void)stream;
+    (void)user;
+  }
   /// End for an id we do not know: the answer to a ping, or to a stream closed a moment ago.
   virtual void on_stray_end(StreamId stream) { (void)stream; }
 };
@@ -46,6 +52,7 @@ struct SessionCounters {
   std::uint64_t reopened = 0;      // New on a live id: a peer fault
   std::uint64_t surplus = 0;       // New beyond max_streams
   std::uint64_t ignored_new = 0;   // New sent to an opener
+  std::uint64_t after_fin = 0;     // data behind the peer's own FIN: a peer fault, the stream is aborted
 };
 
 /// Opener: allocates ids 1, 2, 3 ... once each. Acceptor: takes whatever ids the peer uses.
@@ -78,6 +85,13 @@ class Session {
   void set_user(StreamId stream, void* user);
   /// No answer when the peer ends this stream (control streams; streams we have sent End for but still listen to).
   void set_silent(StreamId stream);
+  /// The FIN bit means something on this stream, in both directions (negotiated; spec/reverse.md 9.4).
+  void agree_half_close(StreamId stream);
+  bool half_close(StreamId stream) const;
+  /// The caller wrote a Keep with the FIN bit. True: the peer had sent its own, the id is forgotten, no frame follows.
+  bool fin_sent(StreamId stream);
+  /// The stream waits for nothing but the rest of an answer: held_streams() counts it.
+  void set_held(StreamId stream);
   /// Every data part of this stream is one message, delivered whole by on_datagram, whatever the network in its New.
   void set_message_stream(StreamId stream);
 
@@ -85,6 +99,7 @@ class Session {
   void* user(StreamId stream) const;
   std::optional<Network> network(StreamId stream) const;
   std::size_t live_streams() const { return streams_.size(); }
+  std::size_t held_streams() const { return held_; }
   std::size_t ids_used() const { return ids_used_; }
   bool ids_left() const { return ids_used_ < limits_.max_ids; }
   std::size_t ids_free() const { return limits_.max_ids - ids_used_; }
@@ -104,20 +119,28 @@ class Session {
     void* user = nullptr;
     Network network = Network::tcp;
     bool silent = false;
+    bool half_close = false;  // agreed
+    bool fin_sent = false;
+    bool fin_received = false;
+    bool held = false;
   };
+  using Streams = std::unordered_map<std::uint16_t, Stream>;
   enum class Body : std::uint8_t { skip, stream, datagram };
 
   Decoded<> start_frame(const Head& head, SessionEvents& events);
   Decoded<> on_new(const Head& head, SessionEvents& events);
-  void on_keep(const Head& head);
+  void on_keep(const Head& head, SessionEvents& events);
   void on_end(const Head& head, SessionEvents& events);
+  void on_fin(StreamId stream, SessionEvents& events);
+  void erase(Streams::iterator stream);
   std::size_t take_body(ConstSpan in, SessionEvents& events);
   void deliver_datagram(ConstSpan payload, SessionEvents& events);
   void answer_unknown(StreamId stream);
 
   Role role_;
   SessionLimits limits_;
-  std::unordered_map<std::uint16_t, Stream> streams_;
+  Streams streams_;
+  std::size_t held_ = 0;
   std::size_t ids_used_ = 0;
   Bytes partial_;   // a head cut by the end of the input, at most kMaxHead bytes
   Bytes datagram_;  // a datagram cut by the end of the input
@@ -127,6 +150,7 @@ class Session {
   StreamId current_;
   Body body_ = Body::skip;
   std::size_t data_left_ = 0;
+  bool fin_follows_ = false;  // behind its data
   std::optional<Target> packet_from_;
   SessionCounters counters_;
 };

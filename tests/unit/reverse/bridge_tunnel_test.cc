@@ -86,7 +86,7 @@ TEST(BridgeTunnel, AnswersTheHelloOnceAndOnlyToTheMarker) {
   ASSERT_EQ(frames.size(), 1U);
   EXPECT_TRUE(frames[0].starts_with("000400010201"));
   ASSERT_TRUE(control_in(frames[0]).hello);
-  EXPECT_EQ(control_in(frames[0]).hello->features, 0U);
+  EXPECT_EQ(control_in(frames[0]).hello->features, kOurFeatures);
   EXPECT_EQ(control_in(frames[0]).hello->max_data, 65535U);
   EXPECT_FALSE(control_in(frames[0]).random.empty());
   ours.feed(probe.at(2).text() + probe.at(3).text());

@@ -32,6 +32,7 @@ struct Recorder : mux::SessionEvents {
     add("gram " + id(stream) + (from != nullptr ? " " + from->text() : "") + " " + to_hex(payload), stream);
   }
   void on_end(StreamId stream, void*, bool error) override { add((error ? "end! " : "end ") + id(stream), stream); }
+  void on_fin(StreamId stream, void*) override { add("fin " + id(stream), stream); }
   void on_stray_end(StreamId stream) override { add("stray " + id(stream), stream); }
 
  private:

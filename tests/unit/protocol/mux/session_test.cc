@@ -282,5 +282,68 @@ TEST(MuxSession, DeliversMessagesWholeOnAStreamMadeForThem) {
   EXPECT_EQ(log.lines, (Lines{"open 4 tcp:127.0.0.1:80", "gram 4 0801"}));
 }
 
+TEST(MuxSession, TellsAFinBehindItsDataHoweverItIsCut) {
+  Bytes head(kMaxHead);
+  const Bytes in = unhex("0004000102050002686900040001020100026869");
+  for (std::size_t cut = 1; cut < 10; ++cut) {
+    Session session(Role::opener);
+    Recorder log;
+    ASSERT_TRUE(session.open(kWeb, nullptr, head));
+    session.agree_half_close(StreamId{1});
+    ASSERT_TRUE(session.feed(ConstSpan(in).first(cut), log));
+    ASSERT_TRUE(session.feed(ConstSpan(in).subspan(cut, 10 - cut), log));
+    EXPECT_EQ(log.lines, (Lines{"data 1 6869", "fin 1"})) << cut;
+    EXPECT_TRUE(session.live(StreamId{1}));
+    ASSERT_TRUE(session.feed(ConstSpan(in).subspan(10), log));
+    EXPECT_EQ(log.lines.back(), "end! 1") << "data behind a FIN is a fault";
+    EXPECT_EQ(session.counters().after_fin, 1U);
+    EXPECT_EQ(frames_of(session.take_output()), Lines{"000400010302"});
+  }
+}
+
+TEST(MuxSession, ForgetsAStreamWhenBothHaveSentTheirFin) {
+  for (const bool ours_first : {true, false}) {
+    Session session(Role::opener);
+    Recorder log;
+    Bytes head(kMaxHead);
+    ASSERT_TRUE(session.open(kWeb, nullptr, head));
+    session.agree_half_close(StreamId{1});
+    if (ours_first) {
+      EXPECT_FALSE(session.fin_sent(StreamId{1}));
+    }
+    ASSERT_TRUE(session.feed(unhex("000400010204"), log));
+    EXPECT_EQ(log.lines, Lines{"fin 1"});
+    if (!ours_first) {
+      EXPECT_TRUE(session.live(StreamId{1}));
+      EXPECT_TRUE(session.fin_sent(StreamId{1}));
+    }
+    EXPECT_FALSE(session.live(StreamId{1}));
+    EXPECT_TRUE(session.take_output().empty());
+  }
+}
+
+TEST(MuxSession, IgnoresAFinThatWasNotAgreed) {
+  Session session(Role::opener);
+  Recorder log;
+  Bytes head(kMaxHead);
+  ASSERT_TRUE(session.open(kWeb, nullptr, head));
+  ASSERT_TRUE(session.feed(unhex("00040001020400040001020100026869000400090204"), log));
+  EXPECT_EQ(log.lines, Lines{"data 1 6869"});
+  EXPECT_TRUE(session.take_output().empty());
+}
+
+TEST(MuxSession, CountsHeldStreamsAsLongAsTheyLive) {
+  Session session(Role::opener);
+  Recorder log;
+  Bytes head(kMaxHead);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(session.open(kWeb, nullptr, head));
+  for (const std::uint16_t id : {1, 2, 3}) session.set_held(StreamId{id});
+  session.set_held(StreamId{3});
+  EXPECT_EQ(session.held_streams(), 3U);
+  session.close(StreamId{1});
+  ASSERT_TRUE(session.feed(unhex("000400020300"), log));
+  EXPECT_EQ(session.held_streams(), 1U);
+}
+
 }  // namespace
 }  // namespace ebb::mux

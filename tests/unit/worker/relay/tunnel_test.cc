@@ -1,186 +1,17 @@
-// A portal's and a bridge's tunnel joined in memory, VMess between them, with visitors and origins at the ends.
+// Many streams in one tunnel: what arrives, what is held for slow consumers, how tunnels end. closing_test.cc has the
+// ends of streams.
 #include "worker/relay/tunnel.h"
 
 #include <gtest/gtest.h>
 
 #include <array>
-#include <functional>
 #include <map>
 #include <random>
 
-#include "common/reverse/bridge_tunnel.h"
-#include "common/reverse/portal_tunnel.h"
-#include "tests/support/manual_loop.h"
-#include "tests/support/memory_stream.h"
-#include "worker/layers/vmess/vmess.h"
-#include "worker/relay/socket_side.h"
+#include "tests/unit/worker/relay/tunnel_fixture.h"
 
 namespace ebb::relay {
 namespace {
-
-using test::ManualLoop;
-using test::MemoryFaults;
-using test::MemoryStream;
-using namespace std::chrono_literals;
-
-const Target kTarget{Network::tcp, std::string("origin.test"), 80};
-
-template <class Plan>
-class TestLink : public Tunnel {
- public:
-  TestLink(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLimits limits, Plan plan)
-      : Tunnel(loop, blocks, std::move(stack), limits), plan_(std::move(plan)) {}
-  ~TestLink() override { this->die(Error{Errc::closed, "the test is over", {}}); }
-  using Tunnel::attach;
-  using Tunnel::dead;
-  using Tunnel::make_side;
-  using Tunnel::pump;
-  using Tunnel::send_frames;
-  net::Stream* transport() { return wire_.stream(); }
-  Plan plan_;
-  bool over = false;
-
- protected:
-  Decoded<> feed(ConstSpan plain) override { return plan_.feed(plain, loop_.now(), *this); }
-  Bytes take_output() override { return plan_.take_output(); }
-  void tick() override { plan_.tick(loop_.now()); }
-  TimePoint next_deadline() const override { return plan_.next_deadline(); }
-  void forget(StreamId stream) override {
-    if constexpr (requires { plan_.close(stream, loop_.now()); }) {
-      plan_.close(stream, loop_.now());
-    } else {
-      plan_.close(stream);
-    }
-  }
-  void set_user(StreamId stream, void* user) override { plan_.set_user(stream, user); }
-  void abort_streams() override { plan_.abort_streams(*this); }
-  std::size_t max_data() const override { return plan_.send_limits().max_data; }
-  void on_reading_changed(bool reading) override { plan_.set_reading(reading, loop_.now()); }
-  bool finished() const override { return plan_.state() == Plan::State::dead; }
-  reverse::TunnelEnd end() const override { return plan_.end(); }
-  void on_tunnel_over(const Error&) override { over = true; }
-  void on_open(StreamId, const Target&, ConstSpan) override {}
-};
-
-struct Fixture;
-class TestBridge : public TestLink<reverse::BridgeTunnel> {
- public:
-  using TestLink::TestLink;
-  Fixture* fixture = nullptr;
-  void on_open(StreamId stream, const Target& target, ConstSpan) override;
-};
-
-struct FixtureOptions {
-  MemoryFaults faults;  // of both ends of the tunnel's transport
-  TunnelLimits limits;
-  bool plain = false;             // no VMess
-  std::size_t drain_after = 256;  // user streams, as from a legacy bridge
-  bool hello = true;
-};
-
-struct Fixture {
-  explicit Fixture(MemoryFaults tunnel_faults = {}, TunnelLimits limits = {})
-      : Fixture(FixtureOptions{tunnel_faults, limits}) {}
-  explicit Fixture(const FixtureOptions& o) {
-    vmess::ClientOptions options;
-    options.user.id.value[0] = 7;
-    const auto handshake =
-        vmess::ClientHandshake::make(options, Target{Network::tcp, std::string("t.reverse"), 0}, 1'600'000'000, random);
-    reverse::PortalTunnelSettings portal_settings;
-    portal_settings.domain = "t.reverse";
-    portal_settings.drain_after = o.drain_after;
-    portal_settings.offer_hello = o.hello;
-    layers::Stack server, client;
-    if (!o.plain) {
-      server.push(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random));
-      client.push(std::make_unique<layers::VmessClientLayer>(*handshake, random));
-    }
-    portal = std::make_unique<TestLink<reverse::PortalTunnel>>(loop, blocks, std::move(server), o.limits,
-                                                               reverse::PortalTunnel(portal_settings, loop.now()));
-    reverse::BridgeTunnelSettings bridge_settings;
-    bridge_settings.domain = "t.reverse";
-    bridge = std::make_unique<TestBridge>(loop, blocks, std::move(client), o.limits,
-                                          reverse::BridgeTunnel(bridge_settings, loop.now()));
-    bridge->fixture = this;
-    auto [a, b] = MemoryStream::pair(loop, o.faults, o.faults);
-    bridge->attach(std::move(b), {});
-    loop.settle();
-    // What a worker has read already: the request header (and nothing of the body).
-    Bytes header(o.plain ? 0 : handshake->request().size());
-    std::size_t got = 0;
-    while (got < header.size()) {
-      const auto r = a->read(MutSpan(header).subspan(got));
-      if (r.kind == net::IoResult::Kind::ok) got += r.bytes;
-      loop.settle();
-    }
-    portal->attach(std::move(a), {});
-    loop.settle();
-  }
-
-  /// A visitor's end; the origin's end shows up in `origins` under the stream's id.
-  std::pair<StreamId, std::unique_ptr<MemoryStream>> visit(MemoryFaults faults = {}) {
-    std::array<std::uint8_t, mux::kMaxHead> head;
-    const auto opened = portal->plan_.open(kTarget, nullptr, head);
-    EXPECT_TRUE(opened);
-    portal->send_frames(ConstSpan(head).first(opened->head_bytes));
-    auto [visitor, end] = MemoryStream::pair(loop, {}, faults);
-    auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
-    SocketSide& socket = *side;
-    RelayTimes times;
-    times.client_ended = 60s;
-    relays.start(std::move(side), portal->make_side(opened->stream, true), times);
-    socket.attach(std::move(end));
-    loop.settle();
-    return {opened->stream, std::move(visitor)};
-  }
-
-  ManualLoop loop;
-  crypto::SeededRandom random{1};
-  BlockPool blocks;
-  Relays relays{loop};
-  std::function<std::unique_ptr<Side>()> open_origin;  // instead of a socket
-  std::map<std::uint16_t, std::unique_ptr<MemoryStream>> origins;
-  std::unique_ptr<TestLink<reverse::PortalTunnel>> portal;
-  std::unique_ptr<TestBridge> bridge;
-};
-
-void TestBridge::on_open(StreamId stream, const Target& target, ConstSpan) {
-  EXPECT_EQ(target, kTarget);
-  if (fixture->open_origin) {
-    fixture->relays.start(make_side(stream, false), fixture->open_origin(), {});
-    return;
-  }
-  auto [origin, end] = MemoryStream::pair(loop_);
-  fixture->origins[stream.value] = std::move(origin);
-  auto side = std::make_unique<SocketSide>(loop_, fixture->blocks, layers::Stack());
-  SocketSide& socket = *side;
-  fixture->relays.start(make_side(stream, false), std::move(side), {});
-  socket.attach(std::move(end));
-}
-
-using TestPortal = TestLink<reverse::PortalTunnel>;
-
-/// A portal's tunnel without a protocol below, whose other end is the test's.
-struct RawPortal {
-  RawPortal(net::Loop& loop, BlockPool& blocks, MemoryFaults faults, TunnelLimits limits = {}) {
-    reverse::PortalTunnelSettings settings;
-    settings.domain = "raw.reverse";
-    settings.forced = reverse::Dialect::v2ray;
-    link = std::make_unique<TestPortal>(loop, blocks, layers::Stack(), limits,
-                                        reverse::PortalTunnel(settings, loop.now()));
-    auto [ours, theirs] = MemoryStream::pair(loop, faults);
-    far = std::move(theirs);
-    link->attach(std::move(ours), {});
-  }
-  std::pair<StreamId, std::unique_ptr<Side>> open() {
-    std::array<std::uint8_t, mux::kMaxHead> head;
-    const auto opened = link->plan_.open(kTarget, nullptr, head);
-    link->send_frames(ConstSpan(head).first(opened->head_bytes));
-    return {opened->stream, link->make_side(opened->stream, true)};
-  }
-  std::unique_ptr<TestPortal> link;
-  std::unique_ptr<MemoryStream> far;
-};
 
 Bytes random_bytes(std::size_t n, unsigned seed) {
   std::mt19937 generator(seed);
@@ -261,23 +92,6 @@ TEST(Tunnel, CutsTheOriginWhenTheVisitorIsReset) {
   visitor->reset();
   f.loop.settle();
   EXPECT_TRUE(f.origins[id.value]->was_reset());
-}
-
-TEST(Tunnel, HoldsAHalfCloseUntilTheAnswerIsThere) {
-  Fixture f;
-  auto [id, visitor] = f.visit();
-  visitor->put("question");
-  visitor->shutdown_write();
-  f.loop.advance(3s);
-  MemoryStream& origin = *f.origins[id.value];
-  EXPECT_EQ(as_text(origin.take()), "question");
-  origin.put("late answer");
-  origin.shutdown_write();
-  f.loop.settle();
-  EXPECT_EQ(as_text(visitor->take()), "late answer");
-  EXPECT_TRUE(visitor->ended());
-  EXPECT_FALSE(visitor->was_reset());
-  EXPECT_EQ(f.relays.size(), 0u);
 }
 
 TEST(Tunnel, ResetsADeadConsumerAloneAndNeverASlowOne) {
