@@ -20,14 +20,24 @@ struct BridgeTunnel::Inner final : mux::SessionEvents {
   void on_open(StreamId stream, const Target& target, ConstSpan trailing) override {
     self.on_open(stream, target, trailing, events);
   }
-  void on_data(StreamId stream, void* user, ConstSpan piece) override { events.on_data(stream, user, piece); }
+  void on_data(StreamId stream, void* user, ConstSpan piece) override {
+    if (self.flow_.received(stream, piece.size())) return events.on_data(stream, user, piece);
+    ++self.credit_overruns_;
+    self.session_.queue_end(stream, true);
+    self.close(stream, now);
+    events.on_end(stream, user, true);
+  }
   void on_datagram(StreamId stream, void* user, const Target* from, ConstSpan payload) override {
-    if (self.is_control(stream)) return self.on_control(stream, payload, now);
+    if (self.is_control(stream)) return self.on_control(stream, payload, now, events);
     events.on_datagram(stream, user, from, payload);
   }
-  void on_fin(StreamId stream, void* user) override { events.on_fin(stream, user); }
+  void on_fin(StreamId stream, void* user) override {
+    self.session_.live(stream) ? self.flow_.finished(stream) : self.flow_.closed(stream);
+    events.on_fin(stream, user);
+  }
   void on_end(StreamId stream, void* user, bool error) override {
     if (self.is_control(stream)) return self.forget_control(stream);
+    self.flow_.closed(stream);
     events.on_end(stream, user, error);
   }
   void on_stray_end(StreamId stream) override {
@@ -45,9 +55,11 @@ BridgeTunnel::BridgeTunnel(BridgeTunnelSettings settings, TimePoint now)
       session_(mux::Role::acceptor, {.max_streams = settings_.max_streams + kMaxControlStreams}),
       padding_(settings_.seed),
       liveness_(now),
+      flow_(settings_.budget),
       empty_since_(now) {
   if (settings_.hello.max_data == 0) settings_.hello.max_data = mux::kMaxDataEver;
   if (settings_.hello.max_datagram == 0) settings_.hello.max_datagram = mux::kMaxDataEver;
+  settings_.hello.initial_window = flow_.announced();
 }
 
 Decoded<> BridgeTunnel::feed(ConstSpan in, TimePoint now, mux::SessionEvents& events) {
@@ -99,7 +111,10 @@ void BridgeTunnel::on_open(StreamId stream, const Target& target, ConstSpan trai
       return;
     }
   }
-  if ((features_ & kFeatureHalfClose) != 0) session_.agree_half_close(stream);
+  if (target.network == Network::tcp) {
+    if ((features_ & kFeatureHalfClose) != 0) session_.agree_half_close(stream);
+    flow_.opened(stream);
+  }
   events.on_open(stream, target, trailing);
 }
 
@@ -122,7 +137,7 @@ void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstS
   }
 }
 
-void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now) {
+void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events) {
   const auto message = decode_control(payload);
   if (!message) {
     ++bad_control_;  // as V2Ray: the stream goes on
@@ -141,7 +156,22 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now)
     if (fresh) peer_hello_ = *message->hello;
     send_limits_ = limits_from(*peer_hello_);
     features_ = peer_hello_->features & settings_.hello.features;
+    if ((features_ & kFeatureCredit) != 0) flow_.agree(peer_hello_->initial_window);
+    if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
     if (fresh && leaving_) tell_restart();
+  }
+  if (!peer_hello_) return;
+  for (const Window& window : message->windows) {
+    const StreamId to{static_cast<std::uint16_t>(window.session)};
+    if (window.session <= 0xffff && flow_.add(to, window.add)) events.on_credit(to, session_.user(to));
+  }
+  if (message->ping && message->ping->reply) {
+    liveness_.ping_answered(message->ping->id, now);
+    flow_.budget().set_rtt(liveness_.min_rtt());
+  } else if (message->ping) {
+    Control answer = this->message();
+    answer.ping = Ping{message->ping->id, true};
+    tell(std::move(answer));
   }
 }
 
@@ -150,8 +180,26 @@ void BridgeTunnel::forget_control(StreamId stream) {
   if (hello_stream_ == stream) hello_stream_.reset();
 }
 
+/// The portal reads our state out of every message, whatever it was sent for.
+Control BridgeTunnel::message() const {
+  Control out;
+  if (!leaving_) return out;
+  out.state = kStateDrain;
+  out.notice = Notice{kNoticeRestart, "restart", 0};
+  return out;
+}
+
+Bytes BridgeTunnel::take_output() {
+  while (hello_stream_ && flow_.owes()) {
+    Control windows = message();
+    windows.windows = flow_.take();
+    if (!windows.windows.empty()) write_control(windows);
+  }
+  return session_.take_output();
+}
+
 void BridgeTunnel::write_control(Control& message) {
-  message.random = padding_.next();
+  if (message.windows.empty() && !message.ping) message.random = padding_.next();
   const auto bytes = encode_control(message);
   std::array<std::uint8_t, mux::kKeepHead> head{};
   mux::write_keep_head(head, *hello_stream_, bytes.size());
@@ -166,14 +214,14 @@ bool BridgeTunnel::announce_restart() {
 
 bool BridgeTunnel::announce_return() {
   leaving_ = false;
-  return tell({});
+  return tell(message());
 }
 
 bool BridgeTunnel::tell_restart() {
-  Control message;
-  message.state = kStateDrain;
-  message.notice = Notice{kNoticeRestart, "restart", 0};
-  return tell(std::move(message));
+  Control restart = message();
+  restart.state = kStateDrain;
+  restart.notice = Notice{kNoticeRestart, "restart", 0};
+  return tell(std::move(restart));
 }
 
 bool BridgeTunnel::tell(Control message) {
@@ -183,6 +231,12 @@ bool BridgeTunnel::tell(Control message) {
 }
 
 void BridgeTunnel::send_ping() {
+  if (liveness_.own_pings()) {
+    Control ping = message();
+    ping.ping = Ping{liveness_.ping_id(), false};
+    tell(std::move(ping));
+    return;
+  }
   const auto unused = std::ranges::find_if(kPingIds, [this](StreamId id) { return !session_.live(id); });
   if (unused == kPingIds.end()) return;
   std::array<std::uint8_t, mux::kKeepHead> ping{};
@@ -191,12 +245,16 @@ void BridgeTunnel::send_ping() {
 }
 
 void BridgeTunnel::close(StreamId stream, TimePoint now) {
-  if (!is_control(stream)) session_.close(stream);
+  if (!is_control(stream)) {
+    session_.close(stream);
+    flow_.closed(stream);
+  }
   note_sessions(now);
 }
 
 bool BridgeTunnel::fin_sent(StreamId stream, TimePoint now) {
   const bool over = session_.fin_sent(stream);
+  if (over) flow_.closed(stream);
   note_sessions(now);
   return over;
 }
@@ -206,6 +264,7 @@ void BridgeTunnel::abort_streams(mux::SessionEvents& events) {
     if (is_control(id) || !session_.live(id)) continue;  // a callback may have closed it
     void* const user = session_.user(id);
     session_.close(id);
+    flow_.closed(id);
     events.on_end(id, user, true);
   }
 }

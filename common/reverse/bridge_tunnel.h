@@ -10,6 +10,8 @@
 #include "common/base/time.h"
 #include "common/protocol/mux/session.h"
 #include "common/reverse/control.h"
+#include "common/reverse/engine.h"
+#include "common/reverse/flow_control.h"
 #include "common/reverse/tunnel.h"
 
 namespace ebb::reverse {
@@ -22,48 +24,51 @@ struct BridgeTunnelSettings {
   std::size_t max_streams = 65000;  // live streams
   /// VLESS reverse: the New frames carry source and local address, garbage there is fatal.
   bool source_local = false;
+  std::uint64_t budget = std::uint64_t{32} << 20;  // bytes that streams with credit may cost, limits.tunnelBuffer
 };
 
-class BridgeTunnel {
+class BridgeTunnel final : public Engine {
  public:
   enum class State : std::uint8_t { active, draining, dead };
   static constexpr auto kDrainedIdle = std::chrono::seconds(60);
 
   BridgeTunnel(BridgeTunnelSettings settings, TimePoint now);
 
-  /// Tunnel bytes from the portal. `events` sees user streams only. An error means the tunnel is dead. Append
-  /// take_output() to the tunnel's output afterwards, and look at state(): it may have become draining.
-  Decoded<> feed(ConstSpan in, TimePoint now, mux::SessionEvents& events);
-  void tick(TimePoint now);
-  TimePoint next_deadline() const;
-  Bytes take_output() { return session_.take_output(); }
-  bool has_output() const { return session_.has_output(); }
-
-  /// The local side forgets the stream after writing its End.
-  void close(StreamId stream, TimePoint now);
-  void set_user(StreamId stream, void* user) { session_.set_user(stream, user); }
-  HalfClose half_close(StreamId stream) const {
+  // Engine
+  Decoded<> feed(ConstSpan in, TimePoint now, mux::SessionEvents& events) override;
+  void tick(TimePoint now) override;
+  TimePoint next_deadline() const override;
+  Bytes take_output() override;
+  bool has_output() const override { return session_.has_output() || (hello_stream_ && flow_.owes()); }
+  bool dead() const override { return state_ == State::dead; }
+  TunnelEnd end() const override { return end_; }
+  void set_user(StreamId stream, void* user) override { session_.set_user(stream, user); }
+  void* user(StreamId stream) const override { return session_.user(stream); }
+  void close(StreamId stream, TimePoint now) override;
+  void abort_streams(mux::SessionEvents& events) override;
+  SendLimits send_limits() const override { return send_limits_; }
+  /// A stock portal does not say so.
+  bool packet_addresses() const override {
+    return peer_hello_ && (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
+  }
+  HalfClose half_close(StreamId stream) const override {
     return session_.half_close(stream) ? HalfClose::fin : HalfClose::none;
   }
-  /// The local side wrote a FIN (HalfClose::fin). True: that was the stream's end.
-  bool fin_sent(StreamId stream, TimePoint now);
-  void hold(StreamId, bool) {}  // only portals wait for answers
-  /// Reports on_end(error) for every user stream and forgets them all.
-  void abort_streams(mux::SessionEvents& events);
+  bool fin_sent(StreamId stream, TimePoint now) override;
+  std::uint64_t credit(StreamId stream) const override { return flow_.left(stream); }
+  void spent(StreamId stream, std::uint64_t bytes) override { flow_.spent(stream, bytes); }
+  void consumed(StreamId stream, std::uint64_t bytes, TimePoint now) override { flow_.consumed(stream, bytes, now); }
+  void set_pressed(bool pressed) override { flow_.budget().set_pressed(pressed); }
+  void set_budget(std::uint64_t bytes) override { flow_.budget().resize(bytes); }
+  void set_reading(bool reading, TimePoint now) override { liveness_.set_reading(reading, now); }
 
   State state() const { return state_; }
-  TunnelEnd end() const { return end_; }
   /// All sessions, control included: what the "more than 16" rule counts.
   std::size_t sessions() const { return session_.live_streams(); }
   std::size_t user_streams() const { return session_.live_streams() - control_ids_.size(); }
   /// The name the portal's control stream came under; empty before.
   const std::string& control_name() const { return control_name_; }
   const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own portal
-  SendLimits send_limits() const { return send_limits_; }
-  /// The portal reads and writes a packet's own address in UDP Keep frames. A stock portal does not say so.
-  bool packet_addresses() const {
-    return peer_hello_ && (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
-  }
   const mux::Session& session() const { return session_; }
   Duration rtt() const { return liveness_.rtt(); }
   std::uint64_t refused_own_domain() const { return refused_own_domain_; }
@@ -76,15 +81,17 @@ class BridgeTunnel {
   bool announce_return();
   /// We want to leave it, whether or not the portal could be told.
   bool leaving() const { return leaving_; }
-  /// Tell when the transport is not read because of back-pressure: silence proves nothing then.
-  void set_reading(bool reading, TimePoint now) { liveness_.set_reading(reading, now); }
+  /// Streams whose peer sent beyond its credit: each was ended.
+  std::uint64_t credit_overruns() const { return credit_overruns_; }
+  const FlowControl& flow() const { return flow_; }
 
  private:
   struct Inner;  // sorts control streams from user streams
 
   void on_open(StreamId stream, const Target& target, ConstSpan trailing, mux::SessionEvents& events);
   void open_control(StreamId stream, const std::string& name, ConstSpan trailing);
-  void on_control(StreamId stream, ConstSpan payload, TimePoint now);
+  void on_control(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events);
+  Control message() const;
   void forget_control(StreamId stream);
   void write_control(Control& message);
   bool tell_restart();
@@ -99,6 +106,8 @@ class BridgeTunnel {
   mux::Session session_;
   Padding padding_;
   Liveness liveness_;
+  FlowControl flow_;
+  std::uint64_t credit_overruns_ = 0;
   State state_ = State::active;
   TunnelEnd end_ = TunnelEnd::none;
   std::vector<StreamId> control_ids_;     // live control streams; bounded

@@ -25,15 +25,25 @@ struct PortalTunnel::Inner final : mux::SessionEvents {
   Inner(PortalTunnel& tunnel, mux::SessionEvents& users, TimePoint at) : self(tunnel), events(users), now(at) {}
 
   void on_open(StreamId, const Target&, ConstSpan) override {}  // an opener never gets one
-  void on_data(StreamId stream, void* user, ConstSpan piece) override { events.on_data(stream, user, piece); }
+  void on_data(StreamId stream, void* user, ConstSpan piece) override {
+    if (self.flow_.received(stream, piece.size())) return events.on_data(stream, user, piece);
+    ++self.credit_overruns_;
+    self.session_.queue_end(stream, true);
+    self.close(stream);
+    events.on_end(stream, user, true);
+  }
   void on_datagram(StreamId stream, void* user, const Target* from, ConstSpan payload) override {
-    if (self.internal(stream)) return self.on_control_data(stream, payload, now);
+    if (self.internal(stream)) return self.on_control_data(stream, payload, now, events);
     events.on_datagram(stream, user, from, payload);
   }
-  void on_fin(StreamId stream, void* user) override { events.on_fin(stream, user); }
+  void on_fin(StreamId stream, void* user) override {
+    self.session_.live(stream) ? self.flow_.finished(stream) : self.flow_.closed(stream);
+    events.on_fin(stream, user);
+  }
   void on_end(StreamId stream, void* user, bool error) override {
     if (self.control_ == stream) return self.control_lost(now);
     if (self.internal(stream)) return self.probe_answered(stream, now);
+    self.flow_.closed(stream);
     events.on_end(stream, user, error);
   }
   void on_stray_end(StreamId stream) override {
@@ -51,10 +61,12 @@ PortalTunnel::PortalTunnel(PortalTunnelSettings settings, TimePoint now)
       session_(mux::Role::opener, {.max_streams = PortalTunnelSettings{}.max_streams + kInternalStreams}),
       padding_(settings_.seed),
       liveness_(now),
+      flow_(settings_.budget),
       started_(now),
       next_idle_check_(now + kIdleCheck) {
   if (settings_.hello.max_data == 0) settings_.hello.max_data = mux::kMaxDataEver;
   if (settings_.hello.max_datagram == 0) settings_.hello.max_datagram = mux::kMaxDataEver;
+  settings_.hello.initial_window = flow_.announced();
   if (settings_.forced) {
     decide(*settings_.forced, now);
   } else {
@@ -74,7 +86,13 @@ Decoded<> PortalTunnel::feed(ConstSpan in, TimePoint now, mux::SessionEvents& ev
 void PortalTunnel::tick(TimePoint now) {
   if (state_ == State::dead) return;
   if (liveness_.dead(now)) return die(TunnelEnd::unresponsive);
-  if (liveness_.ping_due(now)) {
+  if (!liveness_.ping_due(now)) {
+    // nothing to ask
+  } else if (liveness_.own_pings()) {
+    Control ping = message();
+    ping.ping = Ping{liveness_.ping_id(), false};
+    write_control(ping);
+  } else {
     std::array<std::uint8_t, mux::kKeepHead> ping{};
     mux::write_keep_head(ping, kPingId, 0);
     session_.append_output(ping);
@@ -144,6 +162,8 @@ void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now) 
   peer_hello_ = hello;
   send_limits_ = limits_from(hello);
   features_ = hello.features & settings_.hello.features;  // our own hello goes out below, before any later New
+  if ((features_ & kFeatureCredit) != 0) flow_.agree(hello.initial_window);
+  if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
   if (state_ == State::probing) state_ = State::active;
   const auto other = stream == probe_ids_[0] ? 1 : 0;
   if (probe_ == Probe::hello_wait) {  // in time: the marked session becomes the control stream
@@ -170,13 +190,38 @@ std::optional<StreamId> PortalTunnel::open_internal(std::string_view name, Const
   return opened->stream;
 }
 
+/// The bridge reads our state out of every message, whatever it was sent for.
+Control PortalTunnel::message() const {
+  Control out;
+  out.state = tell_drain_ ? kStateDrain : kStateActive;
+  if (planned_ && peer_hello_) out.notice = Notice{kNoticeRestart, "restart", 0};
+  return out;
+}
+
 Bytes PortalTunnel::beat(bool with_hello) {
-  Control message;
-  message.state = tell_drain_ ? kStateDrain : kStateActive;
-  message.random = padding_.next();
-  if (with_hello) message.hello = settings_.hello;
-  if (planned_ && peer_hello_) message.notice = Notice{kNoticeRestart, "restart", 0};
-  return encode_control(message);
+  Control beat = message();
+  beat.random = padding_.next();
+  if (with_hello) beat.hello = settings_.hello;
+  return encode_control(beat);
+}
+
+/// To our own bridge, on the stream it reads.
+void PortalTunnel::write_control(const Control& message) {
+  if (!control_) return;
+  const auto bytes = encode_control(message);
+  std::array<std::uint8_t, mux::kKeepHead> head{};
+  mux::write_keep_head(head, *control_, bytes.size());
+  session_.append_output(head);
+  session_.append_output(bytes);
+}
+
+Bytes PortalTunnel::take_output() {
+  while (control_ && flow_.owes()) {
+    Control windows = message();
+    windows.windows = flow_.take();
+    if (!windows.windows.empty()) write_control(windows);
+  }
+  return session_.take_output();
 }
 
 void PortalTunnel::open_control(TimePoint now, bool with_hello) {
@@ -211,12 +256,25 @@ void PortalTunnel::control_lost(TimePoint now) {
   unsure_ = true;  // none of the names: it runs without a control stream
 }
 
-void PortalTunnel::on_control_data(StreamId stream, ConstSpan payload, TimePoint now) {
+void PortalTunnel::on_control_data(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events) {
   const bool marked = probe_ != Probe::none && settings_.offer_hello;
   if (!marked && !peer_hello_) return;  // a stock bridge has nothing to say here; a redirect target may
   const auto message = decode_control(payload);
   if (!message) return;
   if (message->hello) on_hello(*message->hello, stream, now);
+  if (!peer_hello_) return;
+  for (const Window& window : message->windows) {
+    const StreamId to{static_cast<std::uint16_t>(window.session)};
+    if (window.session <= 0xffff && flow_.add(to, window.add)) events.on_credit(to, session_.user(to));
+  }
+  if (message->ping && message->ping->reply) {
+    liveness_.ping_answered(message->ping->id, now);
+    flow_.budget().set_rtt(liveness_.min_rtt());
+  } else if (message->ping) {
+    Control answer = this->message();
+    answer.ping = Ping{message->ping->id, true};
+    write_control(answer);
+  }
   // Our own bridge plans a restart: choose another tunnel. Stock bridges cannot say this.
   const bool leaving = message->draining() || (message->notice && message->notice->code == kNoticeRestart);
   if (!peer_hello_ || state_ == State::dead || std::exchange(bridge_leaves_, leaving) == leaving) return;
@@ -290,8 +348,28 @@ std::optional<mux::Session::Opened> PortalTunnel::open(const Target& target, voi
   const auto opened = session_.open(target, user, out, data_bytes);
   if (!opened) return opened;
   ++opened_;
+  if (target.network != Network::tcp) return opened;
   if ((features_ & kFeatureHalfClose) != 0) session_.agree_half_close(opened->stream);
+  flow_.opened(opened->stream);
+  flow_.spent(opened->stream, std::min<std::uint64_t>(data_bytes, flow_.left(opened->stream)));
   return opened;
+}
+
+void PortalTunnel::close(StreamId stream) {
+  if (internal(stream)) return;
+  session_.close(stream);
+  flow_.closed(stream);
+}
+
+bool PortalTunnel::packet_addresses() const {
+  if (peer_hello_) return (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
+  return dialect_ == Dialect::xray && !unsure_;
+}
+
+bool PortalTunnel::fin_sent(StreamId stream, TimePoint) {
+  const bool over = session_.fin_sent(stream);
+  if (over) flow_.closed(stream);
+  return over;
 }
 
 HalfClose PortalTunnel::half_close(StreamId stream) const {
@@ -309,7 +387,7 @@ void PortalTunnel::abort_streams(mux::SessionEvents& events) {
   for (const auto id : session_.ids()) {
     if (internal(id) || !session_.live(id)) continue;  // a callback may have closed it
     void* const user = session_.user(id);
-    session_.close(id);
+    close(id);
     events.on_end(id, user, true);
   }
 }

@@ -9,6 +9,8 @@
 #include "common/base/time.h"
 #include "common/protocol/mux/session.h"
 #include "common/reverse/control.h"
+#include "common/reverse/engine.h"
+#include "common/reverse/flow_control.h"
 #include "common/reverse/tunnel.h"
 
 namespace ebb::reverse {
@@ -23,9 +25,10 @@ struct PortalTunnelSettings {
   std::size_t max_streams = 65000;      // live user streams; beyond it the tunnel is not picked
   std::size_t drain_after = 256;        // user streams ever, legacy bridge: as V2Ray
   std::size_t drain_after_ids = 60000;  // ids, our own bridge
+  std::uint64_t budget = std::uint64_t{32} << 20;  // bytes that streams with credit may cost, limits.tunnelBuffer
 };
 
-class PortalTunnel {
+class PortalTunnel final : public Engine {
  public:
   enum class State : std::uint8_t {
     probing,  // usable for streams, dialect not known yet
@@ -36,46 +39,41 @@ class PortalTunnel {
 
   PortalTunnel(PortalTunnelSettings settings, TimePoint now);
 
-  /// Tunnel bytes from the bridge. `events` sees user streams only. An error means the tunnel is dead (end() says
-  /// fatal_frame). Append take_output() to the tunnel's output afterwards.
-  Decoded<> feed(ConstSpan in, TimePoint now, mux::SessionEvents& events);
-  /// Runs what is due. Call at next_deadline() or any time; then take_output() and look at state().
-  void tick(TimePoint now);
-  /// May lie in the past: due now. TimePoint::max() when dead. Ask again after every call that takes `now`, and after
-  /// open() and close().
-  TimePoint next_deadline() const;
-  Bytes take_output() { return session_.take_output(); }
-  bool has_output() const { return session_.has_output(); }
+  // Engine
+  Decoded<> feed(ConstSpan in, TimePoint now, mux::SessionEvents& events) override;
+  void tick(TimePoint now) override;
+  TimePoint next_deadline() const override;
+  Bytes take_output() override;
+  bool has_output() const override { return session_.has_output() || (control_ && flow_.owes()); }
+  bool dead() const override { return state_ == State::dead; }
+  TunnelEnd end() const override { return end_; }
+  void set_user(StreamId stream, void* user) override { session_.set_user(stream, user); }
+  void* user(StreamId stream) const override { return session_.user(stream); }
+  void close(StreamId stream, TimePoint) override { close(stream); }
+  void abort_streams(mux::SessionEvents& events) override;
+  SendLimits send_limits() const override { return send_limits_; }
+  bool packet_addresses() const override;
+  HalfClose half_close(StreamId stream) const override;
+  bool fin_sent(StreamId stream, TimePoint now) override;
+  void hold(StreamId stream, bool end_sent) override;
+  std::uint64_t credit(StreamId stream) const override { return flow_.left(stream); }
+  void spent(StreamId stream, std::uint64_t bytes) override { flow_.spent(stream, bytes); }
+  void consumed(StreamId stream, std::uint64_t bytes, TimePoint now) override { flow_.consumed(stream, bytes, now); }
+  void set_pressed(bool pressed) override { flow_.budget().set_pressed(pressed); }
+  void set_budget(std::uint64_t bytes) override { flow_.budget().resize(bytes); }
+  void set_reading(bool reading, TimePoint now) override { liveness_.set_reading(reading, now); }
 
   /// Opens a user stream: writes New to `out` (mux::kMaxHead bytes) and the caller appends `data_bytes` bytes. nullopt:
   /// dead, spent or full tunnel, the portal's own domain, or a target Mux.cool cannot carry.
   std::optional<mux::Session::Opened> open(const Target& target, void* user, MutSpan out, std::size_t data_bytes = 0);
-  /// The local side forgets the stream after writing its End.
-  void close(StreamId stream) {
-    if (!internal(stream)) session_.close(stream);
-  }
-  void set_user(StreamId stream, void* user) { session_.set_user(stream, user); }
-  HalfClose half_close(StreamId stream) const;
-  /// The local side wrote a FIN (HalfClose::fin). True: that was the stream's end.
-  bool fin_sent(StreamId stream) { return session_.fin_sent(stream); }
-  /// The visitor sends no more, and his End has gone out (HalfClose::listen) or waits (quiet): no load any more.
-  void hold(StreamId stream, bool end_sent);
-  /// Reports on_end(error) for every user stream and forgets them all.
-  void abort_streams(mux::SessionEvents& events);
+  void close(StreamId stream);
 
   State state() const { return state_; }
-  TunnelEnd end() const { return end_; }
   std::optional<Dialect> dialect() const { return dialect_; }  // nullopt while probing and with our own bridge
   bool dialect_unsure() const { return unsure_; }              // nobody answered: assumed
   /// What to remember for the next tunnel of this user and domain.
   std::optional<Dialect> dialect_to_remember() const { return unsure_ ? std::nullopt : dialect_; }
   const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own bridge
-  SendLimits send_limits() const { return send_limits_; }
-  /// The bridge reads and writes a packet's own address in UDP Keep frames.
-  bool packet_addresses() const {
-    if (peer_hello_) return (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
-    return dialect_ == Dialect::xray && !unsure_;
-  }
   /// Load: streams that may carry something in both directions.
   std::size_t user_streams() const;
   /// Those, and the ones that wait for the rest of an answer.
@@ -106,8 +104,9 @@ class PortalTunnel {
   void drain(TimePoint now);
   /// Takes drain() back, as far as nothing else makes this tunnel leave: its age, or the bridge.
   void resume(TimePoint now);
-  /// Tell when the transport is not read because of back-pressure: silence proves nothing then.
-  void set_reading(bool reading, TimePoint now) { liveness_.set_reading(reading, now); }
+  /// Streams whose peer sent beyond its credit: each was ended.
+  std::uint64_t credit_overruns() const { return credit_overruns_; }
+  const FlowControl& flow() const { return flow_; }
 
  private:
   struct Inner;  // sorts control and probe streams from user streams
@@ -120,13 +119,15 @@ class PortalTunnel {
   void decide(Dialect dialect, TimePoint now);
   void on_hello(const Hello& hello, StreamId stream, TimePoint now);
   std::optional<StreamId> open_internal(std::string_view name, ConstSpan payload, ConstSpan trailing);
+  Control message() const;
+  void write_control(const Control& message);
   Bytes beat(bool with_hello);
   void open_control(TimePoint now, bool with_hello);
   void send_beat(TimePoint now, bool with_hello);
   void control_lost(TimePoint now);
   void leave(bool& why, TimePoint now);
   void review_state();
-  void on_control_data(StreamId stream, ConstSpan payload, TimePoint now);
+  void on_control_data(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events);
   bool drain_due() const;
   bool finished() const;  // drained and nothing left to serve
   void close_when_done(TimePoint now);
@@ -138,6 +139,8 @@ class PortalTunnel {
   mux::Session session_;
   Padding padding_;
   Liveness liveness_;
+  FlowControl flow_;
+  std::uint64_t credit_overruns_ = 0;
   State state_ = State::probing;
   TunnelEnd end_ = TunnelEnd::none;
 

@@ -44,6 +44,7 @@ Bytes Padding::next() {
 void Liveness::heard(TimePoint now) {
   heard_ = now;
   waiting_ = false;
+  missed_ = 0;
 }
 
 void Liveness::set_reading(bool reading, TimePoint now) {
@@ -52,7 +53,13 @@ void Liveness::set_reading(bool reading, TimePoint now) {
 }
 
 bool Liveness::ping_due(TimePoint now) {
-  if (!reading_ || waiting_ || now - heard_ < kQuiet) return false;
+  if (own_) {
+    if (!reading_ || missed_ >= kOwnMissed || now < own_ping_at()) return false;
+    ++missed_;
+    ++ping_id_;
+  } else if (!reading_ || waiting_ || now - heard_ < kQuiet) {
+    return false;
+  }
   waiting_ = answer_due_ = true;
   ping_sent_ = now;
   return true;
@@ -62,11 +69,40 @@ void Liveness::ping_answered(TimePoint now) {
   if (std::exchange(answer_due_, false)) rtt_ = now - ping_sent_;
 }
 
-bool Liveness::dead(TimePoint now) const { return reading_ && waiting_ && now - ping_sent_ >= kPatience; }
-bool Liveness::suspect(TimePoint now) const { return reading_ && waiting_ && now - ping_sent_ >= kSuspect; }
+void Liveness::use_own_pings(TimePoint now) {
+  if (std::exchange(own_, true)) return;
+  waiting_ = answer_due_ = false;
+  ping_sent_ = now - kOwnRefresh;
+}
+
+TimePoint Liveness::own_ping_at() const {
+  return std::min(std::max(heard_, ping_sent_) + kOwnQuiet, ping_sent_ + (waiting_ ? kOwnQuiet : kOwnRefresh));
+}
+
+void Liveness::ping_answered(std::uint64_t id, TimePoint now) {
+  if (!own_ || id != ping_id_ || !answer_due_) return;
+  ping_answered(now);
+  rtts_[rtts_seen_++ % rtts_.size()] = rtt_;
+}
+
+Duration Liveness::min_rtt() const {
+  const std::size_t count = std::min(rtts_seen_, rtts_.size());
+  return count == 0 ? rtt_ : *std::min_element(rtts_.begin(), rtts_.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+bool Liveness::dead(TimePoint now) const {
+  if (!reading_ || !waiting_) return false;
+  return own_ ? missed_ >= kOwnMissed && now - ping_sent_ >= kOwnQuiet : now - ping_sent_ >= kPatience;
+}
+
+bool Liveness::suspect(TimePoint now) const {
+  if (!reading_ || !waiting_) return false;
+  return own_ ? missed_ > 1 : now - ping_sent_ >= kSuspect;
+}
 
 TimePoint Liveness::next_deadline() const {
   if (!reading_) return TimePoint::max();
+  if (own_) return missed_ >= kOwnMissed ? ping_sent_ + kOwnQuiet : own_ping_at();
   return waiting_ ? ping_sent_ + kPatience : heard_ + kQuiet;
 }
 

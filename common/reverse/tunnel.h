@@ -1,6 +1,7 @@
 // What both ends of a tunnel share: why it ended, which bytes we may send, when the peer counts as dead.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <string_view>
@@ -55,14 +56,29 @@ class Padding {
   std::uint64_t state_;
 };
 
-/// Ping after 10 s of silence, dead 15 s after an unanswered one (spec/reverse.md 8.4). Any byte is an answer.
+/// When the peer counts as dead. A stock peer: ping after 10 s of silence, dead 15 s after an unanswered one. Our own:
+/// ping after 5 s of silence, dead 5 s after the third unanswered one; and one every 10 s, for the round trip time. Any
+/// byte is an answer.
 class Liveness {
  public:
   static constexpr auto kQuiet = std::chrono::seconds(10);
   static constexpr auto kPatience = std::chrono::seconds(15);
   static constexpr auto kSuspect = std::chrono::seconds(5);  // unanswered for so long: no new streams
 
+  static constexpr auto kOwnQuiet = std::chrono::seconds(5);
+  static constexpr auto kOwnRefresh = std::chrono::seconds(10);
+  static constexpr unsigned kOwnMissed = 3;
+
   explicit Liveness(TimePoint now) : heard_(now) {}
+  /// The peer is ours: pings have numbers from here on; the first is due at once.
+  void use_own_pings(TimePoint now);
+  bool own_pings() const { return own_; }
+  /// Of the ping that is due: its number.
+  std::uint64_t ping_id() const { return ping_id_; }
+  /// Answers of old pings tell nothing.
+  void ping_answered(std::uint64_t id, TimePoint now);
+  /// The smallest of the last few; 0 = none yet.
+  Duration min_rtt() const;
   void heard(TimePoint now);
   /// We do not read the tunnel (back-pressure): silence proves nothing.
   void set_reading(bool reading, TimePoint now);
@@ -80,7 +96,14 @@ class Liveness {
   bool waiting_ = false;     // a ping is out and nothing came since
   bool answer_due_ = false;  // a ping is out and its own answer has not come
   bool reading_ = true;
+  bool own_ = false;
+  unsigned missed_ = 0;  // own pings without any byte since
+  std::uint64_t ping_id_ = 0;
   Duration rtt_{};
+  std::array<Duration, 6> rtts_{};  // the last ones
+  std::size_t rtts_seen_ = 0;
+
+  TimePoint own_ping_at() const;
 };
 
 }  // namespace ebb::reverse

@@ -14,8 +14,8 @@
 #include "common/reverse/bridge_tunnel.h"
 #include "common/reverse/portal_tunnel.h"
 #include "worker/layers/vmess/vmess.h"
-#include "worker/relay/plan_tunnel.h"
 #include "worker/relay/socket_side.h"
+#include "worker/tunnel/link.h"
 
 namespace ebb::relay {
 namespace {
@@ -42,20 +42,17 @@ Fd non_blocking(Fd fd) {
   return fd;
 }
 
-template <class Plan>
-class Link : public PlanTunnel<Plan> {
+template <class Kind>
+class Link : public tunnel::Link<Kind> {
  public:
-  Link(net::Loop& loop, BlockPool& blocks, layers::Stack stack, Plan plan)
-      : PlanTunnel<Plan>(loop, blocks, std::move(stack), {}, "peer", std::move(plan)) {}
-  using Tunnel::attach;
-  using Tunnel::make_side;
-  using Tunnel::send_frames;
+  template <class Settings>
+  Link(net::Loop& loop, BlockPool& blocks, layers::Stack stack, const Settings& settings)
+      : tunnel::Link<Kind>(loop, blocks, std::move(stack), {}, "peer", std::make_unique<Kind>(settings, loop.now())) {}
   std::function<void(StreamId)> opened;
 
  protected:
-  void on_plan_moved() override {}
   void on_tunnel_over(const Error&) override {}
-  void on_open(StreamId stream, const Target&, ConstSpan) override { opened(stream); }
+  void on_stream_opened(StreamId stream, const Target&, ConstSpan) override { opened(stream); }
 };
 
 void carry(benchmark::State& state) {
@@ -75,39 +72,39 @@ void carry(benchmark::State& state) {
     portal_settings.offer_hello = state.range(2) != 0;
     Link<reverse::PortalTunnel> portal(
         loop, blocks, layers::Stack(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random)),
-        reverse::PortalTunnel(portal_settings, loop.now()));
+        portal_settings);
     reverse::BridgeTunnelSettings bridge_settings;
     Link<reverse::BridgeTunnel> bridge(loop, blocks,
                                        layers::Stack(std::make_unique<layers::VmessClientLayer>(*handshake, random)),
-                                       reverse::BridgeTunnel(bridge_settings, loop.now()));
+                                       bridge_settings);
     std::vector<Fd> visitors, origins;
     bridge.opened = [&](StreamId stream) {
       auto [mine, theirs] = tcp_pair();
       origins.push_back(std::move(theirs));
       auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
       SocketSide& socket = *side;
-      relays.start(bridge.make_side(stream, false), std::move(side), {});
+      relays.start(bridge.tunnel().make_side(stream), std::move(side), {});
       socket.attach(std::make_unique<net::TcpStream>(loop, non_blocking(std::move(mine))));
     };
     auto [a, b] = tcp_pair();
     a = non_blocking(std::move(a));
     b = non_blocking(std::move(b));
-    bridge.attach(std::make_unique<net::TcpStream>(loop, std::move(b)), {});
+    bridge.tunnel().attach(std::make_unique<net::TcpStream>(loop, std::move(b)));
     loop.run_once();
     Bytes header(handshake->request().size());
     while (recv(a.get(), header.data(), header.size(), MSG_PEEK) < static_cast<ssize_t>(header.size())) loop.run_once();
     recv(a.get(), header.data(), header.size(), 0);
-    portal.attach(std::make_unique<net::TcpStream>(loop, std::move(a)), {});
+    portal.tunnel().attach(std::make_unique<net::TcpStream>(loop, std::move(a)), {});
     for (int i = 0; i < 50; ++i) loop.run_once();
     for (std::size_t i = 0; i < streams; ++i) {
       std::array<std::uint8_t, mux::kMaxHead> head;
       const auto opened = portal.plan().open(Target{Network::tcp, std::string("o.test"), 80}, nullptr, head);
-      portal.send_frames(ConstSpan(head).first(opened->head_bytes));
+      portal.tunnel().send_frames(ConstSpan(head).first(opened->head_bytes));
       auto [mine, theirs] = tcp_pair();
       visitors.push_back(std::move(theirs));
       auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
       SocketSide& socket = *side;
-      relays.start(std::move(side), portal.make_side(opened->stream, true), {});
+      relays.start(std::move(side), portal.tunnel().make_side(opened->stream), {});
       socket.attach(std::make_unique<net::TcpStream>(loop, non_blocking(std::move(mine))));
     }
     while (origins.size() < streams) loop.run_once();

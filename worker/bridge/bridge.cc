@@ -13,6 +13,7 @@ reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, cons
   reverse::BridgeTunnelSettings out;
   out.domain = bridge.domain;
   out.hello = home.hello;
+  out.budget = home.config->settings.limits.tunnel_buffer;
   out.seed = home.around.random.below(0xffffffff);
   return out;
 }
@@ -22,19 +23,19 @@ reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, cons
 // --- BridgeLink ------------------------------------------------------------------------------------------------------
 
 BridgeLink::BridgeLink(Bridge& bridge, layers::Stack stack, std::string peer)
-    : PlanTunnel(
-          bridge.home_.around.loop, bridge.home_.around.blocks, std::move(stack),
-          outbound::tunnel_limits(bridge.home_.config->settings), std::move(peer),
-          reverse::BridgeTunnel(tunnel_settings(bridge.settings_, bridge.home_), bridge.home_.around.loop.now())),
+    : Link(bridge.home_.around.loop, bridge.home_.around.blocks, std::move(stack),
+           outbound::tunnel_limits(bridge.home_.config->settings), std::move(peer),
+           std::make_unique<reverse::BridgeTunnel>(tunnel_settings(bridge.settings_, bridge.home_),
+                                                   bridge.home_.around.loop.now())),
       bridge_(bridge),
       settled_([](void* self) { static_cast<BridgeLink*>(self)->bridge_.plan_.tunnel_settled(); }, this) {}
 
 void BridgeLink::start(std::unique_ptr<net::TcpStream> stream) {
   loop_.arm(settled_, reverse::BridgePlan::kSettled);
-  attach(std::move(stream), {});
+  tunnel_.attach(std::move(stream));
 }
 
-void BridgeLink::on_plan_moved() {
+void BridgeLink::on_tunnel_moved() {
   if (seen_state_ == plan_.state() && seen_sessions_ == plan_.sessions()) return;
   seen_state_ = plan_.state();
   seen_sessions_ = plan_.sessions();
@@ -45,20 +46,13 @@ void BridgeLink::on_plan_moved() {
   bridge_.review_soon();
 }
 
-void BridgeLink::refuse(StreamId stream) {
-  std::array<std::uint8_t, mux::kEndFrame> frame;
-  mux::write_end(frame, stream, true);
-  send_frames(frame);
-  plan_.close(stream, loop_.now());
-}
-
-void BridgeLink::on_open(StreamId stream, const Target& target, ConstSpan) {
+void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSpan) {
   Home& home = bridge_.home_;
   const auto& tag = bridge_.settings_.tag;
   if (target.network != Network::tcp) {
     log_event(log::Level::info, "bridge", "UDP stream was refused: carrying UDP is not built yet", kv("tag", tag),
               kv("target", target));
-    return refuse(stream);
+    return tunnel_.refuse(stream);
   }
   routing::Subject subject;
   subject.inbound_tag = tag;
@@ -76,10 +70,10 @@ void BridgeLink::on_open(StreamId stream, const Target& target, ConstSpan) {
   }
   if (!origin) {
     log_event(log::Level::warning, "bridge", "stream leads nowhere", kv("tag", tag), kv("target", target));
-    return refuse(stream);
+    return tunnel_.refuse(stream);
   }
   log_access(line);
-  home.relays.start(make_side(stream), std::move(origin), outbound::relay_times(home.config->level(0)));
+  home.relays.start(tunnel_.make_side(stream), std::move(origin), outbound::relay_times(home.config->level(0)));
 }
 
 void BridgeLink::on_tunnel_over(const Error& why) { bridge_.link_over(*this, why); }
@@ -153,7 +147,7 @@ void Bridge::abort(const Error& why) {
 void Bridge::update(const config::Bridge& settings) {
   settings_ = settings;
   plan_.set_settings({settings.min_tunnels, settings.max_tunnels});
-  for (auto& link : links_) link->set_limits(outbound::tunnel_limits(home_.config->settings));
+  for (auto& link : links_) link->tunnel().set_limits(outbound::tunnel_limits(home_.config->settings));
   review_soon();
 }
 

@@ -15,7 +15,7 @@
 #include "common/reverse/bridge_tunnel.h"
 #include "common/routing/router.h"
 #include "worker/outbound/outbounds.h"
-#include "worker/relay/plan_tunnel.h"
+#include "worker/tunnel/link.h"
 
 namespace ebb::bridge {
 
@@ -35,17 +35,16 @@ struct Home {
 };
 
 /// A tunnel that is up.
-class BridgeLink final : public relay::PlanTunnel<reverse::BridgeTunnel> {
+class BridgeLink final : public tunnel::Link<reverse::BridgeTunnel> {
  public:
   BridgeLink(Bridge& bridge, layers::Stack stack, std::string peer);
   void start(std::unique_ptr<net::TcpStream> stream);
   bool answered() const { return answered_; }
 
  private:
-  void on_plan_moved() override;
+  void on_tunnel_moved() override;
   void on_tunnel_over(const Error& why) override;
-  void on_open(StreamId stream, const Target& target, ConstSpan trailing) override;
-  void refuse(StreamId stream);
+  void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) override;
 
   Bridge& bridge_;
   reverse::BridgeTunnel::State seen_state_ = reverse::BridgeTunnel::State::active;

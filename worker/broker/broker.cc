@@ -193,7 +193,7 @@ Result<> Broker::on_config(std::uint64_t gen, std::string_view snapshot) {
 
   auto tables = GenerationTables::make(gen, std::move(*config));
   if (!tables) return std::unexpected{std::move(tables.error())};
-  relay::last_tunnel_number() = ctl_->control.gen() * kTunnelNumbers;
+  tunnel::last_tunnel_number() = ctl_->control.gen() * kTunnelNumbers;
   intake_ = std::make_unique<ipc::OfferIntake>(ipc::OfferIntake::Options{}, *this);
   plant_ = std::make_unique<Plant>(std::move(*tables), outbound::Surroundings{loop_, blocks_, random_}, relays_,
                                    visitors_, [this](PortalKey key, Portal& portal) { pool_changed(key, portal); });
@@ -370,7 +370,7 @@ void Broker::check_drained() {
 /// with us, for a peer's next frame to a closed tunnel is answered with a reset.
 bool Broker::all_delivered() const {
   const auto delivered = [](const auto& owner) {
-    return std::ranges::all_of(owner->links(), [](const auto& link) { return link->undelivered() == 0; });
+    return std::ranges::all_of(owner->links(), [](const auto& link) { return link->tunnel().undelivered() == 0; });
   };
   return std::ranges::all_of(plant_->portals(), delivered) && std::ranges::all_of(plant_->bridges(), delivered);
 }

@@ -45,9 +45,9 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
 // --- PortalLink ------------------------------------------------------------------------------------------------------
 
 PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
-    : PlanTunnel(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.stack),
-                 outbound::tunnel_limits(portal.home_.settings), offer.peer,
-                 reverse::PortalTunnel(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
+    : Link(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.stack),
+           outbound::tunnel_limits(portal.home_.settings), offer.peer,
+           std::make_unique<reverse::PortalTunnel>(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
       portal_(portal),
       bridge_key_(key_of(offer)),
       person_(offer.person),
@@ -58,25 +58,20 @@ void PortalLink::drain_in(Duration after) {
   if (after > Duration(0)) return loop_.arm(drain_, after);
   drain_.disarm();
   plan_.drain(loop_.now());
-  on_plan_moved();
-  pump();
+  on_tunnel_moved();
+  tunnel_.pump();
 }
 
 void PortalLink::resume_service() {
   drain_.disarm();
   plan_.resume(loop_.now());
-  on_plan_moved();
-  pump();
+  on_tunnel_moved();
+  tunnel_.pump();
 }
 
-void PortalLink::start(TunnelOffer offer) { attach(std::move(offer.stream), std::move(offer.unread)); }
+void PortalLink::start(TunnelOffer offer) { tunnel_.attach(std::move(offer.stream), std::move(offer.unread)); }
 
-void PortalLink::tick() {
-  PlanTunnel::tick();
-  portal_.review_soon();  // dialects are learnt and streams are counted, both at leisure
-}
-
-void PortalLink::on_plan_moved() {
+void PortalLink::on_tunnel_moved() {
   // Visitors wait for room wherever it comes from: a stream's end, an answer after silence, a tunnel read again.
   const Standing now{plan_.state(), plan_.pickable_as_last(loop_.now())};
   if (std::exchange(seen_, now) != now) portal_.review_soon();
@@ -84,23 +79,23 @@ void PortalLink::on_plan_moved() {
 
 void PortalLink::on_reading_changed(bool reading) {
   plan_.set_congested(!reading);
-  PlanTunnel::on_reading_changed(reading);
+  on_tunnel_moved();
 }
 
 Duration PortalLink::quiet_before_end() const { return portal_.home_.settings.timers.half_close_hold; }
 
 void PortalLink::on_tunnel_over(const Error& why) { portal_.link_over(*this, why); }
 
-std::unique_ptr<relay::MuxSide> PortalLink::open(const Target& target) {
+std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
-  pump();  // what was agreed goes out in front of the first stream it holds for
+  tunnel_.pump();  // what was agreed goes out in front of the first stream it holds for
   const auto opened = plan_.open(target, nullptr, head);
   if (!opened) return nullptr;
-  send_frames(ConstSpan(head).first(opened->head_bytes));
-  auto side = make_side(opened->stream);
-  on_plan_moved();
-  pump();  // it may have been the last one before it drains
+  tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
+  auto side = tunnel_.make_side(opened->stream);
+  on_tunnel_moved();
+  tunnel_.pump();  // it may have been the last one before it drains
   return side;
 }
 
@@ -124,6 +119,7 @@ reverse::PortalTunnelSettings Portal::tunnel_settings(const TunnelOffer& offer) 
   out.hello = home_.hello;
   out.seed = home_.around.random.below(0xffffffff);
   out.max_streams = max_streams();
+  out.budget = home_.settings.limits.tunnel_buffer;
   return out;
 }
 
@@ -174,7 +170,7 @@ PortalLink* Portal::pick(std::uint64_t visitor_key) const {
     candidate.usable = !link->dead() && link->plan().pickable(now);
     candidate.last_resort = !link->dead() && link->plan().pickable_as_last(now);
     candidate.streams = link->plan().user_streams();
-    candidate.bytes_in_flight = link->unsent();
+    candidate.bytes_in_flight = link->tunnel().unsent();
     candidate.bridge = link->bridge_key();
     if (const auto& hello = link->plan().peer_hello()) candidate.weight = hello->weight;
     candidates_.push_back(candidate);
@@ -239,7 +235,7 @@ void Portal::review() {
     member.bridge = link->bridge_key();
     member.draining = link->plan().state() == reverse::PortalTunnel::State::draining;
     member.asked = link->plan().asked_for_another();
-    member.congested = link->congested();
+    member.congested = link->tunnel().congested();
     members.push_back(member);
     if (const auto dialect = link->plan().dialect_to_remember();
         dialect && (remembered_.size() < kMaxRemembered || remembered_.contains(link->bridge_key()))) {
@@ -316,7 +312,7 @@ void Portal::update(const config::Portal& settings) {
   if (settings.policy != settings_.policy) picker_ = reverse::Picker(pick_policy(settings.policy));
   settings_ = settings;
   for (auto& link : links_) {
-    link->set_limits(outbound::tunnel_limits(home_.settings));
+    link->tunnel().set_limits(outbound::tunnel_limits(home_.settings));
     link->plan().set_max_streams(max_streams());
   }
   review_soon();

@@ -15,7 +15,7 @@
 #include "common/reverse/portal_tunnel.h"
 #include "worker/broker/generation_tables.h"
 #include "worker/outbound/outbounds.h"
-#include "worker/relay/plan_tunnel.h"
+#include "worker/tunnel/link.h"
 
 namespace ebb::broker {
 
@@ -38,7 +38,7 @@ struct TunnelOffer {
   std::optional<Person> person;  // whose dialect to remember, and with whom the tunnel ends
 };
 
-class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
+class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
  public:
   PortalLink(Portal& portal, TunnelOffer& offer);
   void start(TunnelOffer offer);
@@ -47,7 +47,7 @@ class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
   void resume_service();
   const std::optional<Person>& person() const { return person_; }
   /// A stream to `target`: New goes out at once. Null when this tunnel cannot carry it.
-  std::unique_ptr<relay::MuxSide> open(const Target& target);
+  std::unique_ptr<tunnel::MuxSide> open(const Target& target);
 
  private:
   /// What decides whether it takes visitors.
@@ -57,12 +57,11 @@ class PortalLink final : public relay::PlanTunnel<reverse::PortalTunnel> {
     bool operator==(const Standing&) const = default;
   };
 
-  void tick() override;
   void on_reading_changed(bool reading) override;
   Duration quiet_before_end() const override;
-  void on_plan_moved() override;
+  void on_tunnel_moved() override;
   void on_tunnel_over(const Error& why) override;
-  void on_open(StreamId, const Target&, ConstSpan) override {}  // bridges open nothing
+  void on_stream_opened(StreamId, const Target&, ConstSpan) override {}  // bridges open nothing
 
   Portal& portal_;
   std::uint64_t bridge_key_;

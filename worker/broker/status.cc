@@ -35,8 +35,8 @@ void write_tunnel(JsonWriter& out, const Link& link, std::string_view state, std
   out.key("peer").text(link.peer());
   out.key("age_s").raw(std::to_string(age / 1000) + "." + std::to_string(age % 1000 / 100));
   out.key("streams").number(static_cast<std::int64_t>(link.plan().user_streams()));
-  out.key("bytes_in").number(static_cast<std::int64_t>(link.bytes_in()));
-  out.key("bytes_out").number(static_cast<std::int64_t>(link.bytes_out()));
+  out.key("bytes_in").number(static_cast<std::int64_t>(link.tunnel().bytes_in()));
+  out.key("bytes_out").number(static_cast<std::int64_t>(link.tunnel().bytes_out()));
   out.key("rtt_us").number(rtt);
   out.key("state").text(state);
   out.key("dialect").text(dialect);

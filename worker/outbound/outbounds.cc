@@ -57,7 +57,7 @@ class EndedSide final : public relay::Side {
   void send_end() override {}
   void abort() override {}
   void wind_down() override { relay_->on_wound_down(*this); }
-  bool has_room() override { return true; }
+  std::size_t room() override { return kEverything; }
   std::size_t queued() const override { return 0; }
   std::uint64_t delivered() const override { return 0; }
   void pause() override {}
@@ -106,7 +106,7 @@ relay::RelayTimes relay_times(const config::PolicyLevel& level) {
   return {level.conn_idle, level.downlink_only, level.uplink_only};
 }
 
-relay::TunnelLimits tunnel_limits(const config::Settings& settings) {
+tunnel::TunnelLimits tunnel_limits(const config::Settings& settings) {
   return {settings.limits.stream_buffer, settings.limits.tunnel_buffer, settings.timers.stall};
 }
 

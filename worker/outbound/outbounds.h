@@ -10,7 +10,7 @@
 #include "common/net/dial.h"
 #include "common/net/uv_loop.h"
 #include "worker/relay/relay.h"
-#include "worker/relay/tunnel.h"
+#include "worker/tunnel/tunnel.h"
 #include "worker/relay/wire.h"
 
 namespace ebb::outbound {
@@ -55,6 +55,6 @@ class Outbounds {
 /// The policy timers of a level as a relay wants them.
 relay::RelayTimes relay_times(const config::PolicyLevel& level);
 /// What a tunnel may hold for slow consumers.
-relay::TunnelLimits tunnel_limits(const config::Settings& settings);
+tunnel::TunnelLimits tunnel_limits(const config::Settings& settings);
 
 }  // namespace ebb::outbound

@@ -31,10 +31,10 @@ void Relay::on_batch_end(Side& from) {
   if (finished_) return;
   Side& to = other(from);
   to.flush();
-  if (!finished_ && !to.has_room()) from.pause();
+  if (!finished_ && to.room() == 0) from.pause();
 }
 
-bool Relay::may_read(Side& from) { return finished_ || winding_ || other(from).has_room(); }
+std::size_t Relay::may_read(Side& from) { return finished_ || winding_ ? Side::kEverything : other(from).room(); }
 
 void Relay::on_end(Side& from, bool both) {
   if (finished_) return;
@@ -76,6 +76,10 @@ void Relay::on_failed(Side& from, const Error& why) {
 
 void Relay::on_room(Side& from) {
   if (!finished_ && !winding_) other(from).resume();
+}
+
+void Relay::on_progress(Side& from) {
+  if (!finished_) other(from).on_consumer_progress();
 }
 
 void Relay::on_wound_down(Side& side) {

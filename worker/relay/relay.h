@@ -37,12 +37,18 @@ class Side {
   /// The other side is gone in both directions: deliver what was sent, say the end, take no more input, then
   /// Relay::on_wound_down().
   virtual void wind_down() = 0;
-  /// False: send() would only queue. The side then calls Relay::on_room() when that has changed.
-  virtual bool has_room() = 0;
+  /// Bytes of the other side that should be read at once now. 0: send() would only queue, or may not; the side then
+  /// calls Relay::on_room() when that has changed.
+  virtual std::size_t room() = 0;
+  static constexpr std::size_t kEverything = static_cast<std::size_t>(-1);
   /// Bytes of the other side that are still here.
   virtual std::size_t queued() const = 0;
   /// Bytes passed on for good, ever: what tells a slow consumer from a dead one.
   virtual std::uint64_t delivered() const = 0;
+  /// Whether on_consumer_progress() should be called: who owes its peer credit for what the other side passes on.
+  virtual bool wants_progress() const { return false; }
+  /// The other side has passed on bytes that were queued: queued() and delivered() of it have changed.
+  virtual void on_consumer_progress() {}
   /// Stop or go on producing bytes.
   virtual void pause() = 0;
   virtual void resume() = 0;
@@ -74,13 +80,15 @@ class Relay {
   // Reports of the sides.
   void on_data(Side& from, ConstSpan piece);
   void on_batch_end(Side& from);
-  /// Before a read of `from`: whether the other side can take more.
-  bool may_read(Side& from);
+  /// Before a read of `from`: how much of it the other side can take now; 0: none.
+  std::size_t may_read(Side& from);
   /// `from` will send no more. `both`: it takes no more either (End of a mux stream).
   void on_end(Side& from, bool both);
   /// `from` is dead: the other side is aborted.
   void on_failed(Side& from, const Error& why);
   void on_room(Side& from);
+  /// `from` has passed on queued bytes.
+  void on_progress(Side& from);
   void on_wound_down(Side& from);
 
   /// How much silence `ended`, who has sent his end, leaves the other direction before the relay ends.

@@ -27,7 +27,7 @@ class SocketSide : public Side, protected WireObserver {
   void send_end() override { wire_.send_end(); }
   void abort() override;
   void wind_down() override;
-  bool has_room() override { return wire_.has_room(); }
+  std::size_t room() override { return wire_.has_room() ? kEverything : 0; }
   std::size_t queued() const override { return wire_.queued(); }
   std::uint64_t delivered() const override { return wire_.written(); }
   void pause() override { wire_.set_reading(false); }
@@ -35,12 +35,13 @@ class SocketSide : public Side, protected WireObserver {
   void close() override { wire_.close(); }
 
  protected:
-  bool may_read() override { return relay_->may_read(*this); }
+  std::size_t may_read() override { return relay_->may_read(*this); }
   void on_plain(MutSpan bytes) override { relay_->on_data(*this, bytes); }
   void on_batch_end() override { relay_->on_batch_end(*this); }
   void on_wire_end() override;
   void on_wire_failed(Error why) override { relay_->on_failed(*this, why); }
   void on_wire_room() override { relay_->on_room(*this); }
+  void on_wire_progress() override { relay_->on_progress(*this); }
   void on_wire_sent_all() override;
 
   Wire wire_;

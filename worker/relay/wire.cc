@@ -55,7 +55,7 @@ void Wire::later() {
 
 void Wire::take_unread() {
   if (failed_ || ended_ || !reading_ || !stream_) return;
-  if (!discard_ && observer_ != nullptr && !observer_->may_read()) return set_reading(false);
+  if (!discard_ && observer_ != nullptr && observer_->may_read() == 0) return set_reading(false);
   unread_ = false;
   const Bytes kept = std::exchange(leftover_, {});
   if (discard_) return;
@@ -121,6 +121,8 @@ void Wire::write_out() {
   const auto result = queue_.write_to(*stream_);
   if (result.kind != net::IoResult::Kind::ok) return fail(broken("write", result.error));
   written_ += before - queue_.bytes();
+  if (before != queue_.bytes() && observer_ != nullptr) observer_->on_wire_progress();
+  if (failed_ || !stream_) return;
   after_write();
 }
 
@@ -174,9 +176,10 @@ void Wire::discard_input(std::size_t at_most) {
 void Wire::on_readable() {
   if (unread_) take_unread();
   if (failed_ || ended_ || !reading_) return;
-  if (!discard_ && observer_ != nullptr && !observer_->may_read()) return set_reading(false);
+  const std::size_t allowed = discard_ || observer_ == nullptr ? read_bytes_ : observer_->may_read();
+  if (allowed == 0) return set_reading(false);
   const MutSpan buffer = loop_.read_buffer();
-  const auto result = stream_->read(buffer.subspan(net::Loop::kFrontRoom, read_bytes_));
+  const auto result = stream_->read(buffer.subspan(net::Loop::kFrontRoom, std::min(read_bytes_, allowed)));
   switch (result.kind) {
     case net::IoResult::Kind::would_block: return;
     case net::IoResult::Kind::error: return fail(broken("read", result.error));

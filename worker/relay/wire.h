@@ -15,8 +15,8 @@ namespace ebb::relay {
 /// Callbacks of a Wire. None of them may destroy the wire: its owner goes by deferred work.
 class WireObserver {
  public:
-  /// Asked before each read: false puts the wire to sleep until set_reading(true).
-  virtual bool may_read() { return true; }
+  /// Asked before each read: at most how many bytes; 0 puts the wire to sleep until set_reading(true).
+  virtual std::size_t may_read() { return static_cast<std::size_t>(-1); }
   /// Plaintext, valid until on_batch_end() returns.
   virtual void on_plain(MutSpan bytes) = 0;
   /// All that one read brought has been told.
@@ -28,6 +28,8 @@ class WireObserver {
   /// The unsent bytes fell below the low watermark after has_room() said no. Told on a turn of its own, never inside a
   /// send(), flush() or somebody's read: whoever reads now may use the loop's read buffer.
   virtual void on_wire_room() = 0;
+  /// Bytes that were queued have gone out. Told inside send(), flush() and on turns of its own.
+  virtual void on_wire_progress() {}
   /// Everything handed over, the end mark included, is in the kernel. Told once after send_end().
   virtual void on_wire_sent_all() {}
 

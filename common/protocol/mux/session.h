@@ -35,6 +35,11 @@ struct SessionEvents {
     (void)stream;
     (void)user;
   }
+  /// The peer takes data again on a stream that had no credit left. The session knows no credit: engines above it do.
+  virtual void on_credit(StreamId stream, void* user) {
+    (void)stream;
+    (void)user;
+  }
   /// End for an id we do not know: the answer to a ping, or to a stream closed a moment ago.
   virtual void on_stray_end(StreamId stream) { (void)stream; }
 };

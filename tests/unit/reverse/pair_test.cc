@@ -76,14 +76,14 @@ TEST(OursToOurs, AgreeInOneRoundTrip) {
   EXPECT_EQ(pair.portal.tunnel.session().live_streams(), 1U);
 }
 
-TEST(OursToOurs, StayTogetherForAnHourWithoutPings) {
+TEST(OursToOurs, StayTogetherForAnHour) {
   Pair pair(milliseconds(20));
   pair.pass(std::chrono::minutes(60));
   EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::active);
   EXPECT_EQ(pair.bridge.tunnel.state(), BridgeTunnel::State::active);
   EXPECT_FALSE(pair.portal.fatal || pair.bridge.fatal);
   EXPECT_GT(pair.from_bridge, 0U);
-  EXPECT_LT(pair.from_bridge, 10000U) << "the answers to the portal's pings, little else";
+  EXPECT_LT(pair.from_bridge, 30000U) << "pings and answers, little else";
 }
 
 TEST(OursToOurs, AgreeThoughTheHelloIsLate) {

@@ -109,6 +109,12 @@ class Bridge {
       pipe.write(frame);
     }
     void on_end(StreamId, void*, bool) override {}
+    void on_fin(StreamId stream, void*) override {  // the origin has nothing more to say either
+      Bytes frame(mux::kEndFrame);
+      mux::write_fin(frame, stream);
+      pipe.write(frame);
+      plan.fin_sent(stream, Clock::now());
+    }
     Pipe pipe;
     reverse::BridgeTunnel plan;
   };
@@ -256,7 +262,6 @@ config::Config make_config() {
   portal.tag = "portal";
   portal.domain = "t.reverse";
   out.portals.push_back(portal);
-  out.settings.timers.half_close_hold = config::Millis(0);  // a visitor who closes has left
   return out;
 }
 

@@ -7,10 +7,10 @@
 #include "tests/support/manual_loop.h"
 #include "tests/support/memory_stream.h"
 #include "tests/unit/protocol/mux/recorder.h"
-#include "tests/unit/worker/relay/tunnel_fixture.h"
+#include "tests/unit/worker/tunnel/tunnel_fixture.h"
 #include "worker/relay/socket_side.h"
 
-namespace ebb::relay {
+namespace ebb::tunnel {
 namespace {
 
 // --- ours at both ends -----------------------------------------------------------------------------------------------
@@ -276,4 +276,4 @@ TEST(ClosingAsBridge, ATargetThatGoesOnSendingAfterEndIsNotReadToItsEnd) {
 }
 
 }  // namespace
-}  // namespace ebb::relay
+}  // namespace ebb::tunnel

@@ -1,6 +1,6 @@
 // Many streams in one tunnel: what arrives, what is held for slow consumers, how tunnels end. closing_test.cc has the
 // ends of streams.
-#include "worker/relay/tunnel.h"
+#include "worker/tunnel/tunnel.h"
 
 #include <gtest/gtest.h>
 
@@ -8,15 +8,23 @@
 #include <map>
 #include <random>
 
-#include "tests/unit/worker/relay/tunnel_fixture.h"
+#include "tests/unit/worker/tunnel/tunnel_fixture.h"
 
-namespace ebb::relay {
+namespace ebb::tunnel {
 namespace {
 
 Bytes random_bytes(std::size_t n, unsigned seed) {
   std::mt19937 generator(seed);
   Bytes out(n);
   for (auto& b : out) b = static_cast<std::uint8_t>(generator());
+  return out;
+}
+
+/// Neither end knows the other for one of ours: streams have no credit.
+FixtureOptions stock(TunnelLimits limits) {
+  FixtureOptions out;
+  out.limits = limits;
+  out.hello = false;
   return out;
 }
 
@@ -99,7 +107,7 @@ TEST(Tunnel, ResetsADeadConsumerAloneAndNeverASlowOne) {
   limits.stream_buffer = 256 * 1024;
   MemoryFaults small;
   small.capacity = 1000;
-  Fixture f({}, limits);
+  Fixture f(stock(limits));
   auto [dead_id, dead] = f.visit(small);
   auto [slow_id, slow] = f.visit(small);
   auto [fast_id, fast] = f.visit();
@@ -169,7 +177,7 @@ TEST(Tunnel, HoldsNoMoreForAConsumerThanItsLimit) {
   limits.stream_buffer = 2 << 20;
   MemoryFaults standing;
   standing.capacity = 1000;
-  Fixture f({}, limits);
+  Fixture f(stock(limits));
   auto [id, visitor] = f.visit(standing);
   f.origins[id.value]->put(random_bytes(16 << 20, 1));
   f.loop.settle();  // no time passes: whoever asks by the clock comes too late
@@ -181,7 +189,7 @@ TEST(Tunnel, CountsEveryConsumerTowardsItsOwnLimit) {
   limits.tunnel_buffer = 8 << 20;
   MemoryFaults standing;
   standing.capacity = 1000;
-  Fixture f({}, limits);
+  Fixture f(stock(limits));
   std::vector<std::unique_ptr<MemoryStream>> visitors;
   for (int i = 0; i < 64; ++i) {
     auto [id, visitor] = f.visit(standing);
@@ -206,7 +214,7 @@ TEST(Tunnel, CountsEveryConsumerTowardsItsOwnLimit) {
 TEST(Tunnel, StopsWhereTheProcessHoldsItsLimit) {
   MemoryFaults standing;
   standing.capacity = 1000;
-  Fixture f;
+  Fixture f(stock({}));
   f.blocks.set_limit(3 << 20);
   auto [id, visitor] = f.visit(standing);
   f.origins[id.value]->put(Bytes(16 << 20, 1));
@@ -221,7 +229,7 @@ TEST(Tunnel, StopsWhereTheProcessHoldsItsLimit) {
 TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
   TunnelLimits limits;
   limits.stream_buffer = 2 << 20;
-  Fixture f({}, limits);
+  Fixture f(stock(limits));
   MemoryFaults standing;
   standing.capacity = 1000;
   RawPortal next(f.loop, f.blocks, standing);
@@ -232,7 +240,7 @@ TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
   f.loop.settle();
   EXPECT_LE(f.blocks.bytes_in_use(), 2 * limits.stream_buffer + 2 * Wire::kHigh + (1 << 20));
   std::size_t got = 0;
-  static_cast<MemoryStream*>(next.link->transport())->faults.capacity = 1 << 20;
+  static_cast<MemoryStream*>(next.link->tunnel().transport())->faults.capacity = 1 << 20;
   for (int i = 0; i < 2000 && got < bytes; ++i) {
     got += next.far->take().size();
     f.loop.advance(50ms);
@@ -244,7 +252,7 @@ TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
 TEST(Tunnel, ResetsAStreamWhoseNextTunnelIsDead) {
   TunnelLimits limits;
   limits.stream_buffer = 2 << 20;
-  Fixture f({}, limits);
+  Fixture f(stock(limits));
   MemoryFaults standing;
   standing.capacity = 1000;
   RawPortal next(f.loop, f.blocks, standing);
@@ -298,7 +306,7 @@ TEST(Tunnel, DeliversItsLastBytesWhenItHasDrained) {
   loop.settle();
   portal.link->plan_.drain(loop.now());
   portal.link->plan_.set_replaced(true);
-  portal.link->pump();
+  portal.link->poke();
   std::size_t got = 0;
   for (int i = 0; i < 3000 && !portal.far->ended(); ++i) {
     loop.advance(10ms);
@@ -319,10 +327,10 @@ TEST(Tunnel, GivesUpItsLastBytesWhenThePeerStands) {
   RawPortal portal(loop, blocks, small);
   portal.link->plan_.drain(loop.now());
   portal.link->plan_.set_replaced(true);
-  portal.link->pump();
+  portal.link->poke();
   loop.advance(1min);
   EXPECT_TRUE(portal.link->over);
 }
 
 }  // namespace
-}  // namespace ebb::relay
+}  // namespace ebb::tunnel

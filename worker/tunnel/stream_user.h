@@ -4,7 +4,7 @@
 #include "common/base/address.h"
 #include "common/base/bytes.h"
 
-namespace ebb::relay {
+namespace ebb::tunnel {
 
 /// The user pointer of every stream is one of these, or null. Payload is valid during the call.
 class StreamUser {
@@ -16,11 +16,15 @@ class StreamUser {
   virtual void on_stream_end(bool error) = 0;
   /// Half-close was agreed and the peer sends no more. Where we had said the same, the id is forgotten.
   virtual void on_stream_fin() {}
-  /// Tunnel::end_soon(): the time is over.
+  /// The peer takes more than nothing again.
+  virtual void on_stream_credit() {}
+  /// Tunnel::tell_progress(): all that was sent until then has gone out.
+  virtual void on_stream_sent() {}
+  /// Tunnel::end_later(): the time is over.
   virtual void on_end_due() {}
 
  protected:
   ~StreamUser() = default;
 };
 
-}  // namespace ebb::relay
+}  // namespace ebb::tunnel

@@ -16,46 +16,42 @@
 #include "tests/support/manual_loop.h"
 #include "tests/support/memory_stream.h"
 #include "worker/layers/vmess/vmess.h"
-#include "worker/relay/plan_tunnel.h"
 #include "worker/relay/socket_side.h"
+#include "worker/tunnel/link.h"
 
-namespace ebb::relay {
+namespace ebb::tunnel {
 
 using test::ManualLoop;
 using test::MemoryFaults;
 using test::MemoryStream;
+using relay::BlockPool;
+using relay::Relay;
+using relay::Relays;
+using relay::Side;
+using relay::SocketSide;
+using relay::Wire;
 using namespace std::chrono_literals;
 
 inline const Target kTarget{Network::tcp, std::string("origin.test"), 80};
 
-template <class Plan>
-class TestLink : public PlanTunnel<Plan> {
+template <class Kind>
+class TestLink : public Link<Kind> {
  public:
-  TestLink(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLimits limits, Plan plan)
-      : PlanTunnel<Plan>(loop, blocks, std::move(stack), limits, "peer", std::move(plan)) {}
-  using Tunnel::attach;
-  using Tunnel::make_side;
-  using Tunnel::pump;
-  using Tunnel::send_frames;
-  using PlanTunnel<Plan>::plan_;
-  net::Stream* transport() { return this->wire_.stream(); }
+  template <class Settings>
+  TestLink(net::Loop& loop, BlockPool& blocks, layers::Stack stack, TunnelLimits limits, const Settings& settings)
+      : Link<Kind>(loop, blocks, std::move(stack), limits, "peer", std::make_unique<Kind>(settings, loop.now())) {}
+  using Link<Kind>::plan_;
   bool over = false;
   Duration quiet = 1s;
+  std::function<void(StreamId, const Target&)> opened;
 
  protected:
-  void on_plan_moved() override {}
   Duration quiet_before_end() const override { return quiet; }
   void on_tunnel_over(const Error&) override { over = true; }
-  void on_open(StreamId, const Target&, ConstSpan) override {}
+  void on_stream_opened(StreamId stream, const Target& target, ConstSpan) override { opened(stream, target); }
 };
-
-struct Fixture;
-class TestBridge : public TestLink<reverse::BridgeTunnel> {
- public:
-  using TestLink::TestLink;
-  Fixture* fixture = nullptr;
-  void on_open(StreamId stream, const Target& target, ConstSpan) override;
-};
+using TestPortal = TestLink<reverse::PortalTunnel>;
+using TestBridge = TestLink<reverse::BridgeTunnel>;
 
 struct FixtureOptions {
   MemoryFaults faults;  // of both ends of the tunnel's transport
@@ -82,15 +78,13 @@ struct Fixture {
       server.push(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random));
       client.push(std::make_unique<layers::VmessClientLayer>(*handshake, random));
     }
-    portal = std::make_unique<TestLink<reverse::PortalTunnel>>(loop, blocks, std::move(server), o.limits,
-                                                               reverse::PortalTunnel(portal_settings, loop.now()));
+    portal = std::make_unique<TestPortal>(loop, blocks, std::move(server), o.limits, portal_settings);
     reverse::BridgeTunnelSettings bridge_settings;
     bridge_settings.domain = "t.reverse";
-    bridge = std::make_unique<TestBridge>(loop, blocks, std::move(client), o.limits,
-                                          reverse::BridgeTunnel(bridge_settings, loop.now()));
-    bridge->fixture = this;
+    bridge = std::make_unique<TestBridge>(loop, blocks, std::move(client), o.limits, bridge_settings);
+    bridge->opened = [this](StreamId stream, const Target& target) { open_at_bridge(stream, target); };
     auto [a, b] = MemoryStream::pair(loop, o.faults, o.faults);
-    bridge->attach(std::move(b), {});
+    bridge->tunnel().attach(std::move(b), {});
     loop.settle();
     // What a worker has read already: the request header (and nothing of the body).
     Bytes header(o.plain ? 0 : handshake->request().size());
@@ -100,7 +94,7 @@ struct Fixture {
       if (r.kind == net::IoResult::Kind::ok) got += r.bytes;
       loop.settle();
     }
-    portal->attach(std::move(a), {});
+    portal->tunnel().attach(std::move(a), {});
     loop.settle();
   }
 
@@ -109,14 +103,28 @@ struct Fixture {
     std::array<std::uint8_t, mux::kMaxHead> head;
     const auto opened = portal->plan_.open(kTarget, nullptr, head);
     EXPECT_TRUE(opened);
-    portal->send_frames(ConstSpan(head).first(opened->head_bytes));
+    portal->tunnel().send_frames(ConstSpan(head).first(opened->head_bytes));
     auto [visitor, end] = MemoryStream::pair(loop, {}, faults);
     auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
     SocketSide& socket = *side;
-    relays.start(std::move(side), portal->make_side(opened->stream), {});
+    relays.start(std::move(side), portal->tunnel().make_side(opened->stream), {});
     socket.attach(std::move(end));
     loop.settle();
     return {opened->stream, std::move(visitor)};
+  }
+
+  void open_at_bridge(StreamId stream, const Target& target) {
+    EXPECT_EQ(target, kTarget);
+    if (open_origin) {
+      relays.start(bridge->tunnel().make_side(stream), open_origin(), {});
+      return;
+    }
+    auto [origin, end] = MemoryStream::pair(loop, {}, origin_faults);
+    origins[stream.value] = std::move(origin);
+    auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
+    SocketSide& socket = *side;
+    relays.start(bridge->tunnel().make_side(stream), std::move(side), {});
+    socket.attach(std::move(end));
   }
 
   ManualLoop loop;
@@ -124,26 +132,11 @@ struct Fixture {
   BlockPool blocks;
   Relays relays{loop};
   std::function<std::unique_ptr<Side>()> open_origin;  // instead of a socket
+  MemoryFaults origin_faults;
   std::map<std::uint16_t, std::unique_ptr<MemoryStream>> origins;
-  std::unique_ptr<TestLink<reverse::PortalTunnel>> portal;
+  std::unique_ptr<TestPortal> portal;
   std::unique_ptr<TestBridge> bridge;
 };
-
-inline void TestBridge::on_open(StreamId stream, const Target& target, ConstSpan) {
-  EXPECT_EQ(target, kTarget);
-  if (fixture->open_origin) {
-    fixture->relays.start(make_side(stream), fixture->open_origin(), {});
-    return;
-  }
-  auto [origin, end] = MemoryStream::pair(loop_);
-  fixture->origins[stream.value] = std::move(origin);
-  auto side = std::make_unique<SocketSide>(loop_, fixture->blocks, nullptr);
-  SocketSide& socket = *side;
-  fixture->relays.start(make_side(stream), std::move(side), {});
-  socket.attach(std::move(end));
-}
-
-using TestPortal = TestLink<reverse::PortalTunnel>;
 
 /// A portal's tunnel without a protocol below, whose other end is the test's.
 struct RawPortal {
@@ -152,19 +145,19 @@ struct RawPortal {
     reverse::PortalTunnelSettings settings;
     settings.domain = "raw.reverse";
     settings.forced = dialect;
-    link = std::make_unique<TestPortal>(loop, blocks, layers::Stack(), limits, reverse::PortalTunnel(settings, loop.now()));
+    link = std::make_unique<TestPortal>(loop, blocks, layers::Stack(), limits, settings);
     auto [ours, theirs] = MemoryStream::pair(loop, faults);
     far = std::move(theirs);
-    link->attach(std::move(ours), {});
+    link->tunnel().attach(std::move(ours), {});
   }
   std::pair<StreamId, std::unique_ptr<Side>> open() {
     std::array<std::uint8_t, mux::kMaxHead> head;
     const auto opened = link->plan_.open(kTarget, nullptr, head);
-    link->send_frames(ConstSpan(head).first(opened->head_bytes));
-    return {opened->stream, link->make_side(opened->stream)};
+    link->tunnel().send_frames(ConstSpan(head).first(opened->head_bytes));
+    return {opened->stream, link->tunnel().make_side(opened->stream)};
   }
   std::unique_ptr<TestPortal> link;
   std::unique_ptr<MemoryStream> far;
 };
 
-}  // namespace ebb::relay
+}  // namespace ebb::tunnel

@@ -1,0 +1,71 @@
+// What runs inside a tunnel: frames of the peer in, streams' events out, frames for the peer out. Portal tunnel, bridge
+// tunnel and forward mux are engines; tunnel::Tunnel owns one, and a wire. Sans-IO: time is an argument.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "common/base/time.h"
+#include "common/protocol/mux/session.h"
+#include "common/reverse/tunnel.h"
+
+namespace ebb::reverse {
+
+class Engine {
+ public:
+  static constexpr std::uint64_t kNoCredit = std::numeric_limits<std::uint64_t>::max();
+
+  Engine() = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  virtual ~Engine() = default;
+
+  /// Tunnel bytes from the peer; `events` sees user streams only. An error means the tunnel is dead. Take take_output()
+  /// afterwards, and look at dead().
+  virtual Decoded<> feed(ConstSpan in, TimePoint now, mux::SessionEvents& events) = 0;
+  /// Runs what is due; then as after feed().
+  virtual void tick(TimePoint now) = 0;
+  /// May lie in the past: due now. TimePoint::max() when dead. Ask again after every call that takes `now`.
+  virtual TimePoint next_deadline() const = 0;
+  /// Frames it wants sent, at a frame border of the output.
+  virtual Bytes take_output() = 0;
+  virtual bool has_output() const = 0;
+  /// Nothing is carried any more: close the transport, abort_streams(). Then end() says why.
+  virtual bool dead() const = 0;
+  virtual TunnelEnd end() const = 0;
+
+  // ---- streams
+  virtual void set_user(StreamId stream, void* user) = 0;
+  virtual void* user(StreamId stream) const = 0;
+  /// The local side forgets the stream after writing its End.
+  virtual void close(StreamId stream, TimePoint now) = 0;
+  /// Reports on_end(error) for every user stream and forgets them all.
+  virtual void abort_streams(mux::SessionEvents& events) = 0;
+  virtual SendLimits send_limits() const = 0;
+  /// The peer reads and writes a packet's own address in UDP Keep frames.
+  virtual bool packet_addresses() const { return false; }
+
+  // ---- one direction over
+  virtual HalfClose half_close(StreamId) const { return HalfClose::none; }
+  /// The local side wrote a FIN (HalfClose::fin). True: that was the stream's end.
+  virtual bool fin_sent(StreamId, TimePoint) { return true; }
+  /// The local side sends no more, and its End has gone out (HalfClose::listen) or waits (quiet): no load any more.
+  virtual void hold(StreamId, bool /*end_sent*/) {}
+
+  // ---- credit; kNoCredit for streams without
+  /// Bytes that may be sent on it now. 0: on_credit() will tell.
+  virtual std::uint64_t credit(StreamId) const { return kNoCredit; }
+  /// So many were sent.
+  virtual void spent(StreamId, std::uint64_t) {}
+  /// The local consumer took so many of what arrived. Look at has_output() afterwards.
+  virtual void consumed(StreamId, std::uint64_t, TimePoint) {}
+  /// The process is short of memory: no window grows meanwhile.
+  virtual void set_pressed(bool) {}
+  /// Bytes of credit and queues all streams together may cost from now on.
+  virtual void set_budget(std::uint64_t) {}
+
+  /// Tell when the transport is not read because of back-pressure: silence proves nothing then.
+  virtual void set_reading(bool, TimePoint) {}
+};
+
+}  // namespace ebb::reverse

@@ -1,0 +1,200 @@
+#include "worker/tunnel/mux_side.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "worker/tunnel/tunnel.h"
+
+namespace ebb::tunnel {
+
+MuxSide::MuxSide(Tunnel& tunnel, StreamId stream)
+    : tunnel_(&tunnel), stream_(stream), credited_(tunnel.engine().credit(stream) != reverse::Engine::kNoCredit) {}
+
+MuxSide::~MuxSide() { close(); }
+
+// --- towards the peer ------------------------------------------------------------------------------------------------
+
+void MuxSide::send(ConstSpan piece) {
+  if (tunnel_ == nullptr || fin_sent_ || end_sent_ || end_wanted_) return;
+  if (credited_) {
+    const std::uint64_t credit = held_back_.empty() ? tunnel_->engine().credit(stream_) : 0;
+    const std::size_t now = static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), credit));
+    held_back_.insert(held_back_.end(), piece.begin() + static_cast<std::ptrdiff_t>(now), piece.end());
+    piece = piece.first(now);
+    if (piece.empty()) return;
+    tunnel_->engine().spent(stream_, piece.size());
+  }
+  tunnel_->send_data(stream_, piece);
+  sent_until_ = tunnel_->wire_.accepted();
+  if (consumer().wants_progress()) tunnel_->tell_progress(stream_, sent_until_);
+}
+
+void MuxSide::send_held_back() {
+  while (!held_back_.empty() && tunnel_ != nullptr) {
+    const std::uint64_t credit = tunnel_->engine().credit(stream_);
+    const std::size_t now = static_cast<std::size_t>(std::min<std::uint64_t>(held_back_.size(), credit));
+    if (now == 0) return;
+    tunnel_->engine().spent(stream_, now);
+    tunnel_->send_data(stream_, ConstSpan(held_back_).first(now));
+    sent_until_ = tunnel_->wire_.accepted();
+    held_back_.erase(held_back_.begin(), held_back_.begin() + static_cast<std::ptrdiff_t>(now));
+  }
+  held_back_ = {};
+}
+
+/// What has to leave before our last bytes have left: the queue is one for all streams.
+std::size_t MuxSide::queued() const {
+  if (tunnel_ == nullptr) return 0;
+  const std::uint64_t written = tunnel_->wire_.written();
+  return held_back_.size() + (sent_until_ > written ? static_cast<std::size_t>(sent_until_ - written) : 0);
+}
+
+std::uint64_t MuxSide::delivered() const { return tunnel_ != nullptr ? tunnel_->wire_.written() : sent_until_; }
+
+std::size_t MuxSide::room() {
+  if (tunnel_ == nullptr) return kEverything;
+  if (credited_) {
+    no_credit_ = !held_back_.empty() || tunnel_->engine().credit(stream_) == 0;
+    if (no_credit_) return 0;
+  }
+  const std::size_t room = tunnel_->room();
+  if (room == 0) {
+    tunnel_->wait_for_room(*this);
+    return 0;
+  }
+  if (!credited_) return room;
+  return static_cast<std::size_t>(std::min<std::uint64_t>(room, tunnel_->engine().credit(stream_)));
+}
+
+void MuxSide::on_stream_credit() {
+  send_held_back();
+  if (tunnel_ == nullptr || !held_back_.empty()) return;
+  if (winding_) {
+    end(false);
+    return relay_->on_wound_down(*this);
+  }
+  if (std::exchange(end_wanted_, false)) return send_end();
+  // On a turn of its own: this one has the loop's read buffer in use.
+  if (std::exchange(no_credit_, false)) tunnel_->wait_for_turn(*this);
+}
+
+// --- ends ------------------------------------------------------------------------------------------------------------
+
+void MuxSide::send_end() {
+  if (tunnel_ == nullptr || fin_sent_ || end_sent_) return;
+  if (!held_back_.empty()) {
+    end_wanted_ = true;
+    relay_->keep_half_closed();  // only our own peers give credit, and they take a FIN
+    return;
+  }
+  using reverse::HalfClose;
+  const HalfClose how = tunnel_->engine().half_close(stream_);
+  if (how == HalfClose::fin) return send_fin();
+  if (how == HalfClose::listen) {
+    relay_->set_patience(consumer(), kAnswerPatience);
+    // A visitor who is gone altogether resets what still comes; only End + Error with no End before it stops a stock
+    // bridge's download then. So where an answer flows, End waits for that sign.
+    return tunnel_->loop_.now() - heard_at_ < kFlowing ? tunnel_->end_later(stream_, kSign) : end_and_listen();
+  }
+  const Duration quiet = tunnel_->owner_.quiet_before_end();
+  if (how == HalfClose::quiet && quiet > Duration(0)) {
+    relay_->set_patience(consumer(), quiet);
+    return tunnel_->hold(stream_, false);
+  }
+  end(false);
+  relay_->on_end(*this, true);  // End closes both directions: the peer has forgotten the id
+}
+
+void MuxSide::send_fin() {
+  fin_sent_ = true;
+  relay_->keep_half_closed();
+  if (tunnel_->send_fin(stream_)) tunnel_over();
+}
+
+void MuxSide::end_and_listen() {
+  if (tunnel_ == nullptr || std::exchange(end_sent_, true)) return;
+  std::array<std::uint8_t, mux::kEndFrame> frame;
+  mux::write_end(frame, stream_, false);
+  tunnel_->hold(stream_, true);
+  tunnel_->send_frames(frame);
+}
+
+void MuxSide::abort() { end(true); }
+
+void MuxSide::wind_down() {
+  if (tunnel_ != nullptr && !held_back_.empty() && !fin_sent_) {
+    winding_ = true;
+    return;
+  }
+  end(false);
+  relay_->on_wound_down(*this);
+}
+
+void MuxSide::close() { end(false); }
+
+void MuxSide::end(bool error) {
+  if (tunnel_ == nullptr) return;
+  Tunnel& tunnel = *tunnel_;
+  tunnel_over();
+  if (!end_sent_ || error) return tunnel.end_stream(stream_, error);
+  tunnel.forget(stream_);
+  tunnel.pump();
+}
+
+void MuxSide::tunnel_over() {
+  Tunnel& tunnel = *std::exchange(tunnel_, nullptr);
+  tunnel.unlist(*this);
+}
+
+// --- from the peer ---------------------------------------------------------------------------------------------------
+
+void MuxSide::on_stream_data(ConstSpan payload) {
+  heard_at_ = tunnel_->loop_.now();
+  received_ += payload.size();
+  if (dirty_at_ == kNowhere) {
+    dirty_at_ = tunnel_->dirty_.size();
+    tunnel_->dirty_.push_back(this);
+  }
+  relay_->on_data(*this, payload);
+}
+
+void MuxSide::on_batch_end() {
+  relay_->on_batch_end(*this);
+  if (tunnel_ == nullptr) return;
+  if (credited_) return report_consumed();
+  if (consumer().queued() > 0) tunnel_->add_behind(*this);
+}
+
+/// Credit follows what the consumer passes on. A side that seals counts a little more than it was given, so that the
+/// last bytes are told when all have gone.
+void MuxSide::report_consumed() {
+  if (tunnel_ == nullptr || !credited_ || received_ == consumed_) return;
+  const std::uint64_t waiting = std::min<std::uint64_t>(consumer().queued(), received_ - consumed_);
+  const std::uint64_t taken = received_ - consumed_ - waiting;
+  if (taken == 0) return;
+  consumed_ += taken;
+  tunnel_->consumed(stream_, taken);
+}
+
+void MuxSide::resume() {
+  report_consumed();
+  if (tunnel_ != nullptr && tunnel_->over_limit_) tunnel_->loop_.defer(tunnel_->check_later_);
+}
+
+void MuxSide::on_stream_fin() {
+  if (fin_sent_) tunnel_over();  // both ends have said so: no frame of ours may follow
+  relay_->keep_half_closed();
+  relay_->on_end(*this, false);
+}
+
+void MuxSide::on_stream_end(bool error) {
+  tunnel_over();  // the session has forgotten the id: no frame of ours may follow
+  if (error) {
+    relay_->on_failed(*this, Error{Errc::closed, "the other end aborted the stream", {}});
+  } else {
+    relay_->on_end(*this, true);
+  }
+}
+
+}  // namespace ebb::tunnel

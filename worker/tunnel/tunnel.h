@@ -1,0 +1,193 @@
+// A tunnel: one wire that carries many streams, an engine that knows their rules (common/reverse/engine.h), and who of the
+// streams may use the wire next. Frames out of sides, frames into sides, slow consumers of peers without credit.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/reverse/engine.h"
+#include "worker/relay/wire.h"
+#include "worker/tunnel/mux_side.h"
+
+namespace ebb::tunnel {
+
+/// The last number given to a tunnel of this process, whatever its kind: an administrator names tunnels by them. A
+/// process that has contemporaries of its kind begins where none of theirs will get.
+inline std::uint64_t& last_tunnel_number() {
+  static std::uint64_t last = 0;
+  return last;
+}
+
+/// What consumers of a peer without credit may hold, kept to within an eighth and one read.
+struct TunnelLimits {
+  std::size_t stream_buffer = 8u << 20;   // bytes queued towards one consumer
+  std::size_t tunnel_buffer = 32u << 20;  // and towards all consumers of a tunnel; with credit: what windows may cost
+  Duration stall = std::chrono::seconds(10);
+};
+
+/// Whose tunnel it is. Nothing is called once the tunnel is dead, but on_tunnel_over().
+class TunnelOwner {
+ public:
+  /// The peer wants a stream: make_side(), set_stream_user() or refuse().
+  virtual void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) = 0;
+  /// The engine was fed, ticked, or lost a stream: whoever keeps the pool may have to look at it again.
+  virtual void on_tunnel_moved() {}
+  /// Whether the tunnel is read; not while a consumer lags too far.
+  virtual void on_reading_changed(bool /*reading*/) {}
+  /// HalfClose::quiet: how long an answer must have paused before End stops it; 0: End at once.
+  virtual Duration quiet_before_end() const { return Duration(0); }
+  /// By deferred work, once: the owner may destroy the tunnel.
+  virtual void on_tunnel_over(const Error& why) = 0;
+
+ protected:
+  ~TunnelOwner() = default;
+};
+
+class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
+ public:
+  /// `stack` empty: frames without any protocol below. `peer`: its address, for people.
+  Tunnel(net::Loop& loop, relay::BlockPool& blocks, layers::Stack stack, TunnelLimits limits, std::string peer,
+         std::unique_ptr<reverse::Engine> engine, TunnelOwner& owner);
+  Tunnel(const Tunnel&) = delete;
+  Tunnel& operator=(const Tunnel&) = delete;
+  ~Tunnel() override;
+
+  /// Starts on a connected stream.
+  void attach(std::unique_ptr<net::Stream> stream, Bytes unread = {});
+
+  reverse::Engine& engine() { return *engine_; }
+  const reverse::Engine& engine() const { return *engine_; }
+  /// After calling the engine from outside: sends what it wants sent, and arms the timer.
+  void pump();
+  /// Ends every stream with an error and closes the transport.
+  void die(const Error& why);
+  /// The same on an order of the administrator.
+  void kick(const Error& why);
+  bool kicked() const { return kicked_; }
+  /// Carries nothing more; its last bytes may still be on their way.
+  bool dead() const { return dead_; }
+
+  TunnelId id() const { return id_; }
+  const std::string& peer() const { return peer_; }
+  TimePoint since() const { return since_; }
+  std::uint64_t bytes_in() const { return wire_.received(); }
+  std::uint64_t bytes_out() const { return wire_.written(); }
+  std::size_t unsent() const { return wire_.queued(); }
+  /// The same and what the peer's kernel has not acknowledged. A system call.
+  std::size_t undelivered() const { return wire_.queued() + (wire_.stream() ? wire_.stream()->undelivered() : 0); }
+  /// A consumer lags so far that the tunnel is not read: no new streams for now.
+  bool congested() const { return over_limit_; }
+  /// From the next look at its consumers on.
+  void set_limits(TunnelLimits limits);
+  net::Stream* transport() { return wire_.stream(); }
+
+  // ---- streams. Opener: engine first, then send_frames(New).
+  /// The side of a relay for a stream that is open; the caller wires the relay.
+  std::unique_ptr<MuxSide> make_side(StreamId stream);
+  /// Who is told what comes on `stream`, and its end.
+  void set_stream_user(StreamId stream, StreamUser* user) { engine_->set_user(stream, user); }
+  /// Frames that nothing holds back: Opens, Ends, answers.
+  void send_frames(ConstSpan frames);
+  /// End + Error for a stream nobody uses yet.
+  void refuse(StreamId stream) { end_stream(stream, true); }
+  /// End, and the id is forgotten. Nothing is told of it.
+  void end_stream(StreamId stream, bool error);
+
+  // Streams of datagrams (worker/flow). A flow has no back-pressure: what cannot go now is lost.
+  /// One datagram of a live stream, as one frame. False: dropped. It is larger than the peer takes, empty (which every
+  /// stock peer drops), or too much is unsent. `address`: the packet's own, written in front where the peer reads it.
+  bool send_datagram(StreamId stream, ConstSpan datagram, const Target* address);
+
+ private:
+  friend class MuxSide;
+
+  // relay::WireObserver
+  void on_plain(MutSpan bytes) override;
+  void on_batch_end() override;
+  void on_wire_end() override;
+  void on_wire_failed(Error why) override;
+  void on_wire_room() override { serve_waiting(); }
+  void on_wire_progress() override;
+  void on_wire_sent_all() override;
+
+  // mux::SessionEvents
+  void on_open(StreamId stream, const Target& target, ConstSpan trailing) override;
+  void on_data(StreamId stream, void* user, ConstSpan piece) override;
+  void on_datagram(StreamId stream, void* user, const Target* from, ConstSpan payload) override;
+  void on_end(StreamId stream, void* user, bool error) override;
+  void on_fin(StreamId stream, void* user) override;
+  void on_credit(StreamId stream, void* user) override;
+
+  // of sides
+  void send_data(StreamId stream, ConstSpan piece);
+  std::size_t room() const;
+  void wait_for_room(MuxSide& side);
+  void wait_for_turn(MuxSide& side);
+  void stop_waiting(MuxSide& side);
+  void serve_waiting();
+  void tell_progress(StreamId stream, std::uint64_t sent_until);
+  void consumed(StreamId stream, std::uint64_t bytes);
+  bool send_fin(StreamId stream);
+  void hold(StreamId stream, bool end_sent);
+  void forget(StreamId stream);
+  void end_later(StreamId stream, Duration after);
+  void end_those_due();
+  void unlist(MuxSide& side);
+
+  // slow consumers of peers without credit (laggards.cc)
+  void add_behind(MuxSide& side);
+  void remove_behind(MuxSide& side);
+  void check_behind();
+  void set_over_limit(bool over);
+
+  void moved();
+  void send_own(ConstSpan frames);
+  void timer_fired();
+  bool end_if_finished();
+  void leave(const Error& why);
+  void gone();
+
+  net::Loop& loop_;
+  relay::Wire wire_;
+  relay::BlockPool& blocks_;
+  TunnelOwner& owner_;
+  std::unique_ptr<reverse::Engine> engine_;
+  TunnelLimits limits_;
+  TunnelId id_;
+  std::string peer_;
+  TimePoint since_;
+  net::Timer timer_;
+  net::Timer behind_timer_;
+  net::Timer ending_timer_;
+  net::Deferred check_later_;
+  net::Deferred pump_later_;
+  net::Deferred serve_later_;
+  net::Deferred over_later_;
+  std::vector<MuxSide*> dirty_;
+  std::vector<MuxSide*> behind_;
+  struct Ending {
+    TimePoint due;
+    StreamId stream;
+  };
+  std::deque<Ending> ending_;  // whose End waits for a sign that the visitor has left altogether; all as long
+  struct Sent {
+    std::uint64_t until;  // of wire_.written()
+    StreamId stream;
+  };
+  std::deque<Sent> progress_due_;     // whose producer is a stream of another tunnel
+  MuxSide* first_waiting_ = nullptr;  // sides whose other side was told to stop, in order
+  MuxSide* last_waiting_ = nullptr;
+  std::size_t unchecked_ = 0;  // bytes that came since check_behind()
+  Error why_over_{};
+  std::uint64_t left_at_ = 0;  // leaving: the wire's written() when the timer was set
+  bool pressed_ = false;       // as the engine was told
+  bool over_limit_ = false;
+  bool kicked_ = false;
+  bool dead_ = false;
+  bool leaving_ = false;  // dead, and the last bytes are on their way
+};
+
+}  // namespace ebb::tunnel
