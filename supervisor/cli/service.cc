@@ -188,7 +188,6 @@ int run_service(const Command& command, int argc, char** argv) {
                   ServiceManager::from_environment(),
                   cpus(),
                   open_files,
-                  ::isatty(STDIN_FILENO) != 0,
                   opened.verdict.chosen.contains("stdin:"),
                   &*directory,
                   std::move(origin),

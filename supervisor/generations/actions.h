@@ -62,7 +62,7 @@ struct TellBrokerState {
   ipc::BrokerPhase state{};
 };
 /// On every slot of this configuration's that does not listen yet, after giving each of `escrow` a copy of all of them.
-/// A failure comes back as listen_failed().
+/// Comes back as listening() or listen_failed().
 struct Listen {
   std::uint64_t config = 0;
   std::vector<ChildKey> escrow;
@@ -144,9 +144,14 @@ struct OperationDone {
   std::string text;
 };
 struct ReopenLogs {};
-/// Ask the newest broker which portals have tunnels, and tell those that leave: their tunnels may end when empty.
+/// Ask the newest broker which portals have tunnels; comes back as live().
 struct AskLive {
   ChildKey broker;
+};
+/// To every broker that leaves, and to the supervisor whose brokers do: these portals have tunnels elsewhere, or never
+/// will as far as we can learn. Theirs may end when empty.
+struct TellMoved {
+  std::vector<std::string> portals;
 };
 
 // ---- binary upgrade (9.2), the old supervisor
@@ -163,7 +168,6 @@ struct AnswerSuccessor {  // the answer of all brokers to its CONFIG_UPDATE
   std::string text;
 };
 struct HandOver {};  // the successor is in charge: MAINPID, the lock, the admin socket
-struct AllMoved {};  // nobody will say which portals have moved: all have, tunnels of ours may end when empty
 // ---- the new one
 struct TellReady {
   ChildKey predecessor;
@@ -193,7 +197,7 @@ using Action =
                  action::UpdateBroker, action::RetireRemoved, action::RestoreSlots, action::CloseRemoved,
                  action::Decide, action::Forget, action::OperationDone, action::ReopenLogs, action::AskLive,
                  action::SpawnSuccessor, action::EquipSuccessor, action::AnswerSuccessor, action::HandOver,
-                 action::AllMoved, action::TellReady, action::TakeOver, action::AdoptOrphans, action::Reclaim,
+                 action::TellMoved, action::TellReady, action::TakeOver, action::AdoptOrphans, action::Reclaim,
                  action::LeavePredecessor, action::Exit>;
 
 }  // namespace ebb::supervisor

@@ -1,8 +1,9 @@
 // Binary upgrade seen from the new supervisor, until it is in charge (spec/processes.md 9.2). Until COMMIT its workers
 // offer to the broker of the old one; where that is not possible ("apart") its own broker has to have tunnels first.
 //
-//   preparing --> readying --all READY--> waiting --START--> starting --STARTED--> (retiring, 1 s) --> (moving)
-//      --> probation --> in charge.      Before START a failure is an exit; afterwards what is carried is finished.
+//   preparing --> readying --all READY--> waiting --START--> listening --> starting --STARTED--> (retiring, 1 s)
+//      --> (moving) --> probation --> in charge.
+// Before our workers start a failure is an exit; afterwards what is carried is finished.
 #include <signal.h>
 
 #include <algorithm>
@@ -90,6 +91,7 @@ void Machine::advance_arrival(TimePoint now) {
       return;
     case Arrival::Step::preparing:
     case Arrival::Step::waiting:
+    case Arrival::Step::listening:
     case Arrival::Step::probation: return;
   }
 }
@@ -104,12 +106,16 @@ void Machine::grant_others() {
 
 void Machine::predecessor_start(TimePoint now) {
   if (!arrival_ || arrival_->step != Arrival::Step::waiting) return;
+  arrival_->step = Arrival::Step::listening;
+  arrival_->deadline = now + kAnswerTime;
+  emit(action::Listen{current_gen_, {}});
+}
+
+void Machine::start_arrivals(TimePoint now) {
   arrival_->step = Arrival::Step::starting;
   arrival_->deadline = now + kAnswerTime;
   listening_ = true;
   generations_[current_gen_].state = GenerationState::active;
-  emit(action::Listen{current_gen_, {}});
-  if (!arrival_) return;  // it failed
   for (const ChildKey key : brokers()) {
     if (apart_) start(children_.at(key), now);
   }
@@ -195,7 +201,7 @@ void Machine::arrival_failed(const std::string& why, TimePoint now) {
   const auto step = arrival_->step;
   if (!predecessor_ && step >= Arrival::Step::starting) return;  // nobody else is left: see take_in()
   leave_predecessor();
-  if (step <= Arrival::Step::waiting) return fail(why);
+  if (step <= Arrival::Step::listening) return fail(why);
   note(log::Level::error, "this supervisor gives up, the old one serves on", {{"reason", why}});
   failure_ = why;
   exit_code_ = 1;
@@ -223,6 +229,7 @@ void Machine::on_arrival_tick(TimePoint now) {
     case Arrival::Step::preparing: return arrival_failed("the running brokers did not answer in time", now);
     case Arrival::Step::readying: return;
     case Arrival::Step::waiting: return arrival_failed("the running supervisor did not say START in time", now);
+    case Arrival::Step::listening: return arrival_failed("the new addresses did not listen in time", now);
     case Arrival::Step::starting: return arrival_failed("a worker did not answer in time", now);
     case Arrival::Step::retiring: return advance_arrival(now);
     case Arrival::Step::moving:

@@ -227,7 +227,10 @@ void Machine::ask_live(TimePoint now) {
   next_live_ = now + kAskLive;
 }
 
-void Machine::live(ChildKey, const std::vector<std::string>& portals, TimePoint now) {
+void Machine::live(ChildKey key, const std::vector<std::string>& portals, TimePoint now) {
+  const Child* newest = broker();
+  if (newest == nullptr || newest->key != key) return;
+  emit(action::TellMoved{portals});
   std::erase_if(portals_to_move_,
                 [&](const std::string& one) { return std::ranges::find(portals, one) != portals.end(); });
   if (arrival_) return advance_arrival(now);

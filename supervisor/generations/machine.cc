@@ -147,13 +147,23 @@ void Machine::spawn_failed(ChildKey key, std::string_view why, TimePoint now) {
   leave_if_empty();
 }
 
-void Machine::listen_failed(std::string_view why, TimePoint now) {
+void Machine::listening(std::uint64_t config, TimePoint now) {
   if (arrival_) {
-    arrival_failed(std::string(why), now);
-  } else if (reload_) {
+    if (arrival_->step == Arrival::Step::listening && config == current_gen_) start_arrivals(now);
+  } else if (phase_ == Phase::starting) {
+    if (config == current_gen_) begin_service(now);
+  } else if (reload_ && reload_->step == ReloadStep::listening && reload_->gen == config) {
+    serve_new(now);
+  }
+}
+
+void Machine::listen_failed(std::uint64_t config, std::string_view why, TimePoint now) {
+  if (arrival_) {
+    if (arrival_->step == Arrival::Step::listening && config == current_gen_) arrival_failed(std::string(why), now);
+  } else if (phase_ == Phase::starting) {
+    if (config == current_gen_) fail(std::string(why));
+  } else if (reload_ && reload_->step == ReloadStep::listening && reload_->gen == config) {
     reload_failed(std::string(why), now);
-  } else {
-    fail(std::string(why));
   }
 }
 
@@ -182,8 +192,11 @@ void Machine::start_if_complete(TimePoint now) {
   for (const auto& [key, one] : children_) {
     if (one.state == ChildState::starting) return;
   }
-  // READY all: from here on clients may come.
-  emit(action::Listen{current_gen_, {}});
+  emit(action::Listen{current_gen_, {}});  // from here on clients may come
+}
+
+/// All are READY, and every address listens.
+void Machine::begin_service(TimePoint now) {
   listening_ = true;
   phase_ = Phase::running;
   for (const ChildKey key : brokers()) start(children_.at(key), now);
@@ -313,7 +326,7 @@ void Machine::link_lost(ChildKey key, std::string_view why, TimePoint now) {
     }
     const std::string reason = why.empty() ? "closed the link" : "broke the protocol: " + std::string(why);
     if (successor) upgrade_failed("the new supervisor " + reason, now);
-    if (phase_ == Phase::retired && one->role == ipc::Role::successor) emit(action::AllMoved{});
+    if (phase_ == Phase::retired && one->role == ipc::Role::successor) emit(action::TellMoved{plan_.portals});
     if (predecessor_ == key) predecessor_hung_up(now);
     return;
   }

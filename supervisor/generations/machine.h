@@ -3,7 +3,7 @@
 // (brokers.cc), binary upgrade seen from the old supervisor (upgrade.cc) and from the new one (arrival.cc), orphans of
 // a supervisor that died (adoption.cc). spec/processes.md 9, 10, 12.
 //
-//   starting --all READY: Listen, START--> running --QUIT--> retiring --1 s--> draining --no child left--> Exit(0)
+//   starting --all READY: Listen; then START--> running --QUIT--> retiring --1 s--> draining --no child left--> Exit(0)
 //      | a child ends or is late              |  TERM (from everywhere)                      |
 //      v                                      v                                              v
 //   failing: KILL all, Exit(1)            stopping: DRAIN with stopGrace, KILL ----------> Exit(0)
@@ -11,7 +11,8 @@
 // A reload is one more state beside phase `running`; the first generation needs no probation, nothing older could take
 // over. A configuration has the number of the worker generation it came with.
 //
-//   loading -> preparing -> readying -> starting -> (retiring, 1 s) -> pausing -> committing -> probation -> done
+//   loading -> preparing -> readying -> listening -> starting -> (retiring, 1 s) -> pausing -> committing -> probation
+//   -> done
 //      |  a step fails: kill the new, ABORT, START the paused  |           | the new decides; a new worker ends: roll
 //      +--> refused <------------------------------------------+           +-> back: START the old, drain the new,
 //                                                                              PREPARE + COMMIT the old
@@ -94,6 +95,7 @@ enum class ReloadStep : std::uint8_t {
   loading,
   preparing,   // the broker's answer to PREPARE is due
   readying,    // READY of all new workers
+  listening,   // new addresses
   starting,    // STARTED
   retiring,    // removed addresses let nobody in; who is half in comes in
   pausing,     // PAUSED of all old workers
@@ -146,6 +148,7 @@ struct Arrival {
     preparing,  // the old brokers' answer to PREPARE
     readying,   // READY of our children
     waiting,    // START
+    listening,  // on what the old one did not have
     starting,   // STARTED of our workers
     retiring,   // addresses that are not wanted any more let nobody in
     moving,     // apart: until our broker has tunnels
@@ -209,7 +212,9 @@ class Machine {
 
   void spawned(ChildKey child, pid_t pid);
   void spawn_failed(ChildKey child, std::string_view why, TimePoint now);
-  void listen_failed(std::string_view why, TimePoint now);
+  /// The answers to Listen: nobody is told to serve before.
+  void listening(std::uint64_t config, TimePoint now);
+  void listen_failed(std::uint64_t config, std::string_view why, TimePoint now);
   void ready(ChildKey child, TimePoint now);
   void started(ChildKey child, TimePoint now);
   void paused(ChildKey child, TimePoint now);
@@ -219,10 +224,11 @@ class Machine {
   void link_lost(ChildKey child, std::string_view why, TimePoint now);
   /// `status` absent: it was not our child, nobody knows how it ended.
   void exited(ChildKey child, const std::optional<ExitStatus>& status, TimePoint now);
-  /// A signal of section 10; `on_terminal` decides what INT means.
-  void signal(int number, bool on_terminal, TimePoint now);
+  /// A signal of section 10.
+  void signal(int number, TimePoint now);
 
-  /// Reads the configuration afresh and moves to it; while another reload runs (probation included): after that.
+  /// Reads the configuration afresh and moves to it; while another reload runs: after that. One that is in probation
+  /// has proved itself by this: whoever takes a user or an address away does not wait for the last change.
   /// Returns the ticket that action::OperationDone will carry.
   std::uint64_t reload(TimePoint now);
   /// The configuration was accepted; `removes`: some address of the one in force is not in it.
@@ -237,7 +243,8 @@ class Machine {
   std::uint64_t renew_broker(std::string why, TimePoint now);
   /// A worker's link was closed because one end broke the protocol: it gets another one.
   void link_faulted(ChildKey worker, std::uint32_t broker_gen, TimePoint now);
-  /// Portals ("TAG DOMAIN") for which this broker has a tunnel: the answer to AskLive.
+  /// Portals ("TAG DOMAIN") for which this broker has a tunnel: the answer to AskLive. Of one that has been replaced
+  /// since it was asked it counts no more.
   void live(ChildKey broker, const std::vector<std::string>& portals, TimePoint now);
 
   // ---- upgrade, the old one: what the successor says
@@ -278,6 +285,8 @@ class Machine {
   const std::string& last_reload() const { return last_reload_; }
   /// The old supervisor, whose brokers our workers may still use. Null: none, or another protocol parts us.
   const Child* linked_predecessor() const { return predecessor_ && !apart_ ? find(*predecessor_) : nullptr; }
+  /// Whether this one is the supervisor that is in charge since we have handed over.
+  bool heir(ChildKey child) const;
   /// Until COMMIT another supervisor is in charge; of one that gave up before, it stays.
   bool in_charge() const { return in_charge_; }
 
@@ -305,6 +314,7 @@ class Machine {
   ChildKey spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, TimePoint now);
   void start(Child& one, TimePoint now);
   void start_if_complete(TimePoint now);
+  void begin_service(TimePoint now);
   bool new_in_reload(const Child& one) const {
     return reload_ && one.role == ipc::Role::worker && one.gen == reload_->gen;
   }
@@ -340,6 +350,7 @@ class Machine {
   void begin_reload(std::optional<std::uint32_t> workers, std::uint64_t ticket, TimePoint now);
   void resize(int by, TimePoint now);
   void prepare(const std::vector<ChildKey>& who);
+  void listen_for_new(TimePoint now);
   void serve_new(TimePoint now);
   bool awaiting(std::uint64_t gen) const;
   void advance_reload(TimePoint now);
@@ -376,6 +387,7 @@ class Machine {
   // arrival.cc
   void advance_arrival(TimePoint now);
   void spawn_arrivals(TimePoint now);
+  void start_arrivals(TimePoint now);
   void arrival_failed(const std::string& why, TimePoint now);
   void grant_others();
   void take_over(TimePoint now);

@@ -30,6 +30,7 @@ std::string_view Machine::operation() const {
     case ReloadStep::loading: return "loading";
     case ReloadStep::preparing: return "preparing";
     case ReloadStep::readying: return "readying";
+    case ReloadStep::listening: return "listening";
     case ReloadStep::starting: return "starting";
     case ReloadStep::retiring: return "retiring";
     case ReloadStep::pausing: return "pausing";
@@ -59,6 +60,13 @@ std::uint64_t Machine::reload(TimePoint now) {
     finish(next_ticket_, 1, "the binary is being replaced; try again afterwards");
     return next_ticket_++;
   }
+  if (reload_ && reload_->step == ReloadStep::probation && phase_ == Phase::running) {
+    if (!again_) again_ = next_ticket_++;
+    const std::uint64_t ticket = *again_;
+    note(log::Level::info, "probation ends: another reload is wanted");
+    pass_probation(now);
+    return ticket;
+  }
   if (phase_ == Phase::starting || reload_) {
     if (!again_) again_ = next_ticket_++;  // one bit: the file is read after this reload, however often one asks
     return *again_;
@@ -85,8 +93,9 @@ void Machine::resize(int by, TimePoint now) {
 
 void Machine::next_operation(TimePoint now) {
   if (phase_ != Phase::running || busy()) return;
-  if (upgrade_again_ && settled(now)) return begin_upgrade(*std::exchange(upgrade_again_, std::nullopt), now);
+  // The reload first: what it takes away would outlive the probation of a new supervisor.
   if (const auto ticket = std::exchange(again_, std::nullopt)) return begin_reload(std::nullopt, *ticket, now);
+  if (upgrade_again_ && settled(now)) return begin_upgrade(*std::exchange(upgrade_again_, std::nullopt), now);
   const int by = std::exchange(resize_by_, 0);
   const int wanted = std::clamp(static_cast<int>(plan_.workers) + by, 1, static_cast<int>(kMaxWorkers));
   if (by == 0) return begin_renewal(now);
@@ -188,7 +197,7 @@ void Machine::advance_reload(TimePoint now) {
       for (std::uint32_t i = 0; i < reload_->plan.workers; ++i) spawn_worker(reload_->gen, i, now);
       return advance_reload(now);
     case ReloadStep::readying:
-      if (none_is(ChildState::starting)) serve_new(now);
+      if (none_is(ChildState::starting)) listen_for_new(now);
       return;
     case ReloadStep::starting:
       if (awaiting(reload_->gen)) return;
@@ -208,11 +217,16 @@ void Machine::advance_reload(TimePoint now) {
   }
 }
 
+void Machine::listen_for_new(TimePoint now) {
+  reload_->step = ReloadStep::listening;
+  reload_->deadline = now + kAnswerTime;
+  emit(action::Listen{reload_->gen, escrow()});
+}
+
 void Machine::serve_new(TimePoint now) {
   reload_->step = ReloadStep::starting;
   reload_->deadline = now + kAnswerTime;
   generations_[reload_->gen].state = GenerationState::active;
-  emit(action::Listen{reload_->gen, escrow()});
   for (auto& [key, one] : children_) {
     if (!new_in_reload(one)) continue;
     start(one, now);
@@ -457,6 +471,7 @@ void Machine::on_reload_tick(TimePoint now) {
     case ReloadStep::probation: return pass_probation(now);
     case ReloadStep::retiring: return pause_old(now);
     case ReloadStep::preparing: return reject(1, "the broker did not answer in time", now);
+    case ReloadStep::listening: return reject(1, "the new addresses did not listen in time", now);
     case ReloadStep::committing:
       if (reload_->problem.empty()) reload_->problem = "it did not answer in time";
       return committed(now);

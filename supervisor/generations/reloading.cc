@@ -28,7 +28,7 @@ void Runner::reload(std::function<void(int, std::string)> done) {
 
 void Runner::stop(bool now, std::function<void()> gone) {
   until_gone_.push_back(std::move(gone));
-  machine_.signal(now ? SIGTERM : SIGQUIT, false, loop_.now());
+  machine_.signal(now ? SIGTERM : SIGQUIT, loop_.now());
   loop_.defer(step_);
 }
 

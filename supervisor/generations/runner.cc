@@ -319,7 +319,8 @@ void Runner::perform(const action::Listen& action) {
     if (ChildLink* escrow = link(key)) grant(*escrow, fresh, [](const Slot&) { return true; });
   }
   const auto listening = slots_.listen(listeners);
-  if (!listening) machine_.listen_failed(listening.error().what, loop_.now());
+  if (!listening) return machine_.listen_failed(action.config, listening.error().what, loop_.now());
+  machine_.listening(action.config, loop_.now());
 }
 
 void Runner::perform(const action::Escrow& action) {
@@ -394,7 +395,7 @@ void Runner::on_signal() {
     if (number == SIGCHLD) {
       reap();
     } else {
-      machine_.signal(number, service_.on_terminal, loop_.now());
+      machine_.signal(number, loop_.now());
     }
   }
   loop_.defer(step_);

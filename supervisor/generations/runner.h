@@ -41,7 +41,6 @@ struct Service {
   ServiceManager manager;
   std::uint32_t cpus = 1;
   unsigned long open_files = 65536;
-  bool on_terminal = false;         // INT means TERM
   bool typed = false;               // (partly) configured from standard input, which cannot be read again
   RuntimeDir* directory = nullptr;  // null: no registry, no adoption, no upgrade
   Origin origin;
@@ -131,7 +130,7 @@ class Runner {
   void perform(const action::EquipSuccessor& action);
   void perform(const action::AnswerSuccessor& action);
   void perform(const action::HandOver&);
-  void perform(const action::AllMoved&);
+  void perform(const action::TellMoved& action);
   void perform(const action::TellReady& action);
   void perform(const action::TakeOver&);
   void perform(const action::AdoptOrphans&);

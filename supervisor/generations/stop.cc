@@ -16,7 +16,7 @@ constexpr auto kOtherSupervisor = 2s;  // beyond its own stopGrace: what its chi
 
 }  // namespace
 
-void Machine::signal(int number, bool on_terminal, TimePoint now) {
+void Machine::signal(int number, TimePoint now) {
   switch (number) {
     case SIGHUP: reload(now); return;
     case SIGUSR1: emit(action::ReopenLogs{}); return;
@@ -26,15 +26,14 @@ void Machine::signal(int number, bool on_terminal, TimePoint now) {
     case SIGWINCH: maintain(now); return;
     default: break;
   }
-  const bool fast = number == SIGTERM || (number == SIGINT && on_terminal);
-  if (fast) {
+  if (number == SIGTERM || number == SIGINT) {
     if (phase_ == Phase::stopping || phase_ == Phase::failing) {
       note(log::Level::warning, "stopping now");
       kill_all();
     } else if (phase_ != Phase::done) {
       stop_fast(now);
     }
-  } else if (number == SIGINT || number == SIGQUIT) {
+  } else if (number == SIGQUIT) {
     if (phase_ == Phase::starting || arrival_) {
       stop_fast(now);  // nothing is served yet
     } else if (phase_ == Phase::running) {

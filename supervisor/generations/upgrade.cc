@@ -67,7 +67,8 @@ void Machine::successor_greets(ChildKey key, bool same_protocol) {
 /// Its workers will offer to our brokers too: they have to know its configuration.
 void Machine::successor_update(ChildKey key, const ipc::ConfigUpdate& update, TimePoint) {
   if (!upgrade_ || upgrade_->successor != key) {
-    // In charge by now: reloads of the new one, as long as a broker of ours serves.
+    if (!heir(key)) return;  // it was given up
+    // Reloads of the new one, as long as a broker of ours serves.
     for (const ChildKey broker : brokers()) emit(action::UpdateBroker{broker, update.phase, update.gen});
     emit(action::AnswerSuccessor{key, {update.gen, update.phase, 0}, ""});
     return;
@@ -116,6 +117,12 @@ void Machine::successor_committed(ChildKey key, TimePoint now) {
   hand_over(now);
 }
 
+bool Machine::heir(ChildKey key) const {
+  const Child* one = find(key);
+  return phase_ == Phase::retired && one != nullptr && one->role == ipc::Role::successor &&
+         one->state == ChildState::active;
+}
+
 void Machine::successor_complains(ChildKey key, std::string_view why) {
   if (upgrade_ && upgrade_->successor == key) upgrade_->complaint = why;
 }
@@ -129,7 +136,7 @@ void Machine::hand_over(TimePoint now) {
   respawns_.clear();
   cancel_operations();
   emit(action::HandOver{});
-  if (done.apart) emit(action::AllMoved{});
+  if (done.apart) emit(action::TellMoved{plan_.portals});
   emit(action::Commit{done.successor, current_gen_});
   finish(done.ticket, 0);
   for (auto& [gen, generation] : generations_) generation.state = GenerationState::draining;

@@ -56,21 +56,22 @@ void Runner::on_live(ChildKey broker, const std::string& json) {
   simdjson::dom::array live;
   if (parser.parse(json).at_key("live").get_array().get(live) != simdjson::SUCCESS) return;
   std::vector<std::string> portals;
-  JsonWriter query;
-  query.object().key("query").text("moved").key("portals").array();
   for (const simdjson::dom::element one : live) {
     std::string_view name;
-    if (one.get_string().get(name) != simdjson::SUCCESS) continue;
-    portals.emplace_back(name);
-    query.text(name);
+    if (one.get_string().get(name) == simdjson::SUCCESS) portals.emplace_back(name);
   }
-  query.end().end();
-  tell_moved(query.str());
   machine_.live(broker, portals, loop_.now());
   loop_.defer(step_);
 }
 
-/// To every broker that leaves, and to the supervisor whose brokers do.
+void Runner::perform(const action::TellMoved& action) {
+  JsonWriter query;
+  query.object().key("query").text("moved").key("portals").array();
+  for (const auto& portal : action.portals) query.text(portal);
+  query.end().end();
+  tell_moved(query.str());
+}
+
 void Runner::tell_moved(const std::string& query) {
   for (const auto& [key, child] : machine_.children()) {
     const bool predecessor = &child == machine_.linked_predecessor() && machine_.in_charge();
@@ -154,14 +155,6 @@ void Runner::perform(const action::HandOver&) {
   if (service_.hand_over) service_.hand_over();
 }
 
-void Runner::perform(const action::AllMoved&) {
-  JsonWriter query;
-  query.object().key("query").text("moved").key("portals").array();
-  for (const auto& portal : decided_.plan.portals) query.text(portal);
-  query.end().end();
-  tell_moved(query.str());
-}
-
 void Runner::on_successor(ChildLink& successor, ipc::Message& message) {
   const TimePoint now = loop_.now();
   switch (message.type()) {
@@ -187,10 +180,8 @@ void Runner::on_successor(ChildLink& successor, ipc::Message& message) {
     case ipc::Type::query:
       if (successor.answer.size() + message.body.size() <= kMaxAnswer) successor.answer += as_text(message.body);
       if (message.more()) return;
-      if (machine_.phase() != Machine::Phase::retired) {
-        return machine_.successor_complains(successor.key, std::exchange(successor.answer, {}));
-      }
-      return tell_moved(std::exchange(successor.answer, {}));
+      if (machine_.heir(successor.key)) return tell_moved(std::exchange(successor.answer, {}));
+      return machine_.successor_complains(successor.key, std::exchange(successor.answer, {}));
     default: return;
   }
 }

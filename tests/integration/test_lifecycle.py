@@ -107,18 +107,24 @@ class Stopping(case.PairCase):
         self.portal.signal(signal.SIGTERM)
         self.gone(self.portal, 1.5)
 
+    def test_int_is_term(self):
+        """Also outside a terminal, where it once waited for the last stream."""
+        self.start_pair()
+        stream = self.open_echo(self.public)
+        stream.exchange()
+        self.portal.signal(signal.SIGINT)
+        self.gone(self.portal, 7.5)
+        self.assertIn(visitors.ending(stream.sock, 1), ("rst", "fin"))
+
     def test_quit_finishes_what_is_open(self):
-        for number in (signal.SIGQUIT, signal.SIGINT):  # INT without a terminal is QUIT
-            with self.subTest(signal=number):
-                self.start_pair(portal_extra=configs.SHORT_HOLD)
-                stream = self.open_echo(self.public)
-                stream.exchange()
-                self.portal.signal(number)
-                wait.until("no new connections", lambda: not procfs.listening(self.public), 5)
-                wait.holds("the stream goes on", lambda: stream.exchange() < 1, 2, step=0.2)
-                stream.close()
-                self.gone(self.portal, 15)
-                self.bridge.stop()
+        self.start_pair(portal_extra=configs.SHORT_HOLD)
+        stream = self.open_echo(self.public)
+        stream.exchange()
+        self.portal.signal(signal.SIGQUIT)
+        wait.until("no new connections", lambda: not procfs.listening(self.public), 5)
+        wait.holds("the stream goes on", lambda: stream.exchange() < 1, 2, step=0.2)
+        stream.close()
+        self.gone(self.portal, 15)
 
     def test_stop_in_the_middle_of_starting(self):
         for delay in (0.0, 0.01, 0.03, 0.1):

@@ -363,31 +363,31 @@ class ServiceManager(Upgraded):
 class Stopped(Upgraded):
     probation = UNTIL_ASKED
 
-    def test_term(self):
-        self.start_operated()
-        self.begin()
-        stream = self.stream()
-        self.portal.signal(signal.SIGTERM)
-        self.all_gone(5)
-        self.assertEqual(self.portal.exit_status(1), 0)
-        self.assertIn(visitors.ending(stream.sock, 1), ("rst", "fin"))
-
-    def test_quit_and_int_let_streams_finish(self):
-        for number in (signal.SIGQUIT, signal.SIGINT):
+    def test_term_and_int(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(signal=number):
                 self.start_operated()
-                before = self.stream()
                 self.begin()
-                during = self.stream()
+                stream = self.stream()
                 self.portal.signal(number)
-                wait.until("one supervisor is left", lambda: len(self.portal.supervisors()) == 1, 10)
-                wait.until("nobody is let in", lambda: not procfs.listening(self.public), 10)
-                for stream in (before, during):
-                    stream.exchange()
-                    stream.close()
-                self.all_gone(15)
+                self.all_gone(5)
                 self.assertEqual(self.portal.exit_status(1), 0)
+                self.assertIn(visitors.ending(stream.sock, 1), ("rst", "fin"))
                 self.bridge.stop()
+
+    def test_quit_lets_streams_finish(self):
+        self.start_operated()
+        before = self.stream()
+        self.begin()
+        during = self.stream()
+        self.portal.signal(signal.SIGQUIT)
+        wait.until("one supervisor is left", lambda: len(self.portal.supervisors()) == 1, 10)
+        wait.until("nobody is let in", lambda: not procfs.listening(self.public), 10)
+        for stream in (before, during):
+            stream.exchange()
+            stream.close()
+        self.all_gone(15)
+        self.assertEqual(self.portal.exit_status(1), 0)
 
     def test_term_to_the_new_one(self):
         """It gives up, the old one serves on."""

@@ -91,7 +91,7 @@ TEST(Adoption, KnowsARetiredSupervisorAndStopsIt) {
   Stage stage(Stage::two_workers(), {orphan(1, ipc::Role::broker, 1), orphan(9, ipc::Role::supervisor, 0)}, 4,
               {9, 4, 1});
   stage.actions();
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   EXPECT_TRUE(has(stage.actions(), "kill w9 15"));
   stage.dies("b1");
   EXPECT_FALSE(has(stage.actions(), "exit 0"));

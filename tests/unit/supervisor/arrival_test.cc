@@ -28,6 +28,7 @@ Stage arrived(const Predecessor& old = old_one()) {
   for (const auto* name : {"b2", "w3", "w4"}) stage.ready(name);
   stage.actions();
   stage.machine.predecessor_start(stage.now);
+  stage.perform();
   return stage;
 }
 
@@ -60,6 +61,26 @@ TEST(Arrival, TakesOverStepByStep) {
   EXPECT_EQ(stage.actions(), Words{"adopt"});
   stage.dies("w4");
   EXPECT_EQ(stage.actions(), (Words{"spawn w6", "link w6 b2", "tell w6 gen22"}));
+}
+
+TEST(Arrival, AListenThatFailsLetsNobodyBegin) {
+  Stage stage(Stage::two_workers(), old_one());
+  stage.actions();
+  stage.machine.updated(stage.key("old"), {22, UpdatePhase::prepare, 0}, "", stage.now);
+  stage.actions();
+  for (const auto* name : {"b2", "w3", "w4"}) stage.ready(name);
+  stage.actions();
+  stage.listens = false;
+  stage.machine.predecessor_start(stage.now);
+  EXPECT_EQ(stage.actions(), Words{"listen"});
+  stage.machine.listen_failed(22, "port taken", stage.now);
+  const auto words = stage.actions();
+  EXPECT_TRUE(has(words, "leave-predecessor"));
+  EXPECT_FALSE(has(words, "start w3"));
+  stage.machine.listening(22, stage.now);  // too late
+  EXPECT_EQ(stage.actions(), Words{});
+  for (const auto* name : {"w3", "w4", "b2"}) stage.dies(name);
+  EXPECT_TRUE(has(stage.actions(), "exit 1"));
 }
 
 TEST(Arrival, BeforeStartAFailureIsAnExit) {
@@ -165,7 +186,7 @@ TEST(Arrival, AReloadDoesNotWaitForAnOldOneThatHasEnded) {
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   stage.actions();
   stage.pass(10s);
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   stage.actions();
   stage.machine.loaded(23, Stage::two_workers(), false, stage.now);
   EXPECT_EQ(stage.actions(), (Words{"prepare b2 23", "prepare old 23"}));
@@ -208,9 +229,10 @@ TEST(Arrival, ApartItWaitsForTunnelsOfItsOwn) {
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   EXPECT_TRUE(has(stage.pass(300ms), "live b2"));
   stage.machine.live(stage.key("b2"), {"other thing"}, stage.now);
-  EXPECT_EQ(stage.actions(), Words{});
+  EXPECT_EQ(stage.actions(), Words{"moved other thing"});
   stage.machine.live(stage.key("b2"), {"portal private"}, stage.now);
-  EXPECT_EQ(stage.actions(), (Words{"grant w3 others", "start w3", "grant w4 others", "start w4", "start old"}));
+  EXPECT_EQ(stage.actions(),
+            (Words{"moved portal private", "grant w3 others", "start w3", "grant w4 others", "start w4", "start old"}));
 }
 
 TEST(Arrival, ApartItDoesNotWaitForever) {
@@ -233,7 +255,7 @@ TEST(Arrival, ABrokerThatCannotReadTheNewConfigurationIsNotLinked) {
 TEST(Arrival, AStopLeavesTheOldOneAlone) {
   Stage stage = arrived();
   stage.actions();
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   const auto words = stage.actions();
   EXPECT_TRUE(has(words, "leave-predecessor"));
   EXPECT_TRUE(has(words, "drain w3 5000"));
@@ -246,7 +268,7 @@ TEST(Arrival, AStopInChargeStopsTheOldOneToo) {
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   stage.actions();
   stage.pass(10s);
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   EXPECT_TRUE(has(stage.actions(), "kill old 15"));
   for (const auto* name : {"w3", "w4", "b2"}) stage.dies(name, {false, 0});
   EXPECT_FALSE(has(stage.actions(), "exit 0"));
@@ -259,7 +281,7 @@ TEST(Arrival, AStopThatLetsConnectionsFinishIsPassedOn) {
   for (const auto* name : {"w3", "w4"}) stage.started(name);
   stage.actions();
   stage.pass(10s);
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   EXPECT_FALSE(has(stage.actions(), "kill old 3"));  // our workers may still offer to its brokers
   stage.pass(1s);
   for (const auto* name : {"w3", "w4"}) stage.dies(name, {false, 0});
@@ -322,9 +344,9 @@ TEST(Arrival, AStopReachesWhatAnOldOneHasLeft) {
   for (const bool before : {false, true}) {
     Stage stage = in_charge();
     stage.left_behind = kLeft;
-    if (!before) stage.machine.signal(SIGTERM, false, stage.now);
+    if (!before) stage.machine.signal(SIGTERM, stage.now);
     stage.machine.exited(stage.key("old"), std::nullopt, stage.now);
-    if (before) stage.machine.signal(SIGTERM, false, stage.now);
+    if (before) stage.machine.signal(SIGTERM, stage.now);
     EXPECT_TRUE(has(stage.actions(), "drain orphan-b3 5000")) << before;
     const auto words = stage.pass(6s);
     EXPECT_TRUE(has(words, "kill orphan-b3 9")) << before;
@@ -334,7 +356,7 @@ TEST(Arrival, AStopReachesWhatAnOldOneHasLeft) {
 
 TEST(Arrival, AStopThatLetsConnectionsFinishDrainsWhatAnOldOneHasLeft) {
   Stage early = in_charge();
-  early.machine.signal(SIGQUIT, false, early.now);
+  early.machine.signal(SIGQUIT, early.now);
   early.left_behind = kLeft;
   early.machine.exited(early.key("old"), std::nullopt, early.now);
   EXPECT_TRUE(has(early.actions(), "tell orphan-b3 gen3 draining"));
@@ -343,7 +365,7 @@ TEST(Arrival, AStopThatLetsConnectionsFinishDrainsWhatAnOldOneHasLeft) {
   EXPECT_TRUE(has(early.actions(), "drain orphan-b3 86400000"));
 
   Stage late = in_charge();
-  late.machine.signal(SIGQUIT, false, late.now);
+  late.machine.signal(SIGQUIT, late.now);
   late.pass(1s);
   for (const auto* name : {"w3", "w4"}) late.dies(name, {false, 0});
   late.actions();
@@ -355,7 +377,7 @@ TEST(Arrival, AStopThatLetsConnectionsFinishDrainsWhatAnOldOneHasLeft) {
 TEST(Arrival, NobodyLeavesBeforeItIsKnownWhatAnOldOneHasLeft) {
   Stage stage = in_charge();
   stage.adopts = false;
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   stage.pass(1s);
   for (const auto* name : {"w3", "w4"}) stage.dies(name, {false, 0});
   stage.actions();
@@ -371,7 +393,7 @@ TEST(Arrival, NobodyLeavesBeforeItIsKnownWhatAnOldOneHasLeft) {
 
 TEST(Arrival, ABrokerThatIsAdoptedDuringAReloadIsToldOfIt) {
   Stage stage = in_charge();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   stage.actions();
   stage.machine.loaded(23, Stage::two_workers(), false, stage.now);
   stage.actions();
@@ -389,7 +411,7 @@ TEST(Arrival, SupervisorsOfEarlierUpgradesAreStoppedToo) {
   std::vector<Orphan> older = {orphan(1, ipc::Role::supervisor, 0)};
   stage.machine.know(older, stage.now);
   stage.names[older[0].key] = "older";
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   EXPECT_TRUE(has(stage.actions(), "kill older 15"));
   // Deaf ones: TERM again, which makes them quick, then KILL.
   EXPECT_TRUE(has(stage.pass(7100ms), "kill older 15"));

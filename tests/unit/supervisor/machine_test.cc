@@ -56,12 +56,6 @@ TEST(Machine, AProcessThatCannotBeMadeEndsTheStart) {
   EXPECT_EQ(stage.machine.phase(), Machine::Phase::done);
 }
 
-TEST(Machine, AListenThatFailsEndsTheStart) {
-  Stage stage = Stage::running();
-  stage.machine.listen_failed("port taken", stage.now);
-  EXPECT_EQ(stage.actions(), (Words{"close", "kill b1 9", "kill w2 9", "kill w3 9"}));
-}
-
 TEST(Machine, ReplacesAWorkerAtOnceWithTheSameSlots) {
   Stage stage = Stage::running();
   stage.dies("w3");
@@ -224,7 +218,7 @@ TEST(Machine, KillsAProcessThatClosedItsLinkAndStays) {
 
 TEST(Machine, TermDrainsEverybodyAtOnceAndKillsTheRest) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   EXPECT_EQ(stage.actions(), (Words{"close", "drain b1 5000", "drain w2 5000", "drain w3 5000"}));
   stage.dies("w2", {false, 0});
   stage.dies("b1", {false, 0});
@@ -238,15 +232,15 @@ TEST(Machine, TermDrainsEverybodyAtOnceAndKillsTheRest) {
 
 TEST(Machine, ASecondTermKills) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   stage.actions();
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   EXPECT_EQ(stage.actions(), (Words{"kill b1 9", "kill w2 9", "kill w3 9"}));
 }
 
 TEST(Machine, QuitRetiresSlotsThenDrainsWorkersThenTheBroker) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   EXPECT_EQ(stage.actions(), Words{"retire"});
   EXPECT_EQ(stage.pass(1s), (Words{"drain w2 3600000", "drain w3 3600000", "close", "revoke b1"}));
   stage.dies("w2", {false, 0});
@@ -259,7 +253,7 @@ TEST(Machine, QuitRetiresSlotsThenDrainsWorkersThenTheBroker) {
 
 TEST(Machine, QuitDrainsTheBrokerWhenOffersMustBeAnswered) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   EXPECT_EQ(stage.pass(6900ms), (Words{"retire", "drain w2 3600000", "drain w3 3600000", "close", "revoke b1"}));
   EXPECT_EQ(stage.pass(200ms), Words{"drain b1 86400000"});
 }
@@ -268,7 +262,7 @@ TEST(Machine, WhoOutstaysItsHardStopIsTerminatedThenKilled) {
   Plan plan = Stage::two_workers();
   plan.hard_stop_workers = 60s;
   Stage stage = Stage::running(plan);
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   stage.pass(7500ms);
   stage.dies("b1", {false, 0});
   stage.dies("w2", {false, 0});
@@ -280,25 +274,51 @@ TEST(Machine, WhoOutstaysItsHardStopIsTerminatedThenKilled) {
 
 TEST(Machine, TermOvertakesQuit) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   stage.pass(2s);
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   EXPECT_EQ(stage.actions(), (Words{"close", "drain b1 5000", "drain w2 5000", "drain w3 5000"}));
 }
 
-TEST(Machine, IntFromATerminalIsTermElseQuit) {
-  Stage one = Stage::running();
-  one.machine.signal(SIGINT, true, one.now);
-  EXPECT_EQ(one.machine.phase(), Machine::Phase::stopping);
-  Stage two = Stage::running();
-  two.machine.signal(SIGINT, false, two.now);
-  EXPECT_EQ(two.machine.phase(), Machine::Phase::retiring);
+TEST(Machine, IntIsTerm) {
+  Stage stage = Stage::running();
+  stage.machine.signal(SIGINT, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"close", "drain b1 5000", "drain w2 5000", "drain w3 5000"}));
+  EXPECT_EQ(stage.machine.phase(), Machine::Phase::stopping);
+  stage.machine.signal(SIGINT, stage.now);  // and a second one means now
+  EXPECT_TRUE(has(stage.actions(), "kill b1 9"));
+}
+
+TEST(Machine, AListenThatFailsAtTheStartLetsNobodyBegin) {
+  Stage stage(Stage::two_workers());
+  stage.listens = false;
+  stage.actions();
+  for (const auto* name : {"b1", "w2", "w3"}) stage.ready(name);
+  EXPECT_EQ(stage.actions(), Words{"listen"});
+  EXPECT_EQ(stage.machine.phase(), Machine::Phase::starting);
+  stage.machine.listen_failed(1, "port taken", stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"close", "kill b1 9", "kill w2 9", "kill w3 9"}));
+  EXPECT_EQ(stage.committed, Words{});
+  stage.machine.listening(1, stage.now);  // too late
+  for (const auto* name : {"b1", "w2", "w3"}) stage.dies(name);
+  EXPECT_EQ(stage.actions(), Words{"exit 1"});
+}
+
+TEST(Machine, AStopWhileTheListenIsDueLetsNobodyBegin) {
+  Stage stage(Stage::two_workers());
+  stage.listens = false;
+  stage.actions();
+  for (const auto* name : {"b1", "w2", "w3"}) stage.ready(name);
+  stage.machine.signal(SIGTERM, stage.now);
+  stage.machine.listening(1, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"listen", "close", "drain b1 5000", "drain w2 5000", "drain w3 5000"}));
+  EXPECT_EQ(stage.committed, Words{});
 }
 
 TEST(Machine, StopsDuringStartUp) {
   Stage stage(Stage::two_workers());
   stage.actions();
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   EXPECT_EQ(stage.actions(), (Words{"close", "drain b1 5000", "drain w2 5000", "drain w3 5000"}));
   for (const auto* name : {"b1", "w2", "w3"}) stage.dies(name, {false, 0});
   EXPECT_EQ(stage.actions(), Words{"exit 0"});
@@ -312,7 +332,7 @@ TEST(Machine, ForgetsPendingReplacementsWhenItStops) {
     const auto words = stage.actions();
     if (!words.empty()) worker = words[0].substr(6);
   }
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   stage.dies("w3", {false, 0});
   stage.dies("b1", {false, 0});
   EXPECT_EQ(stage.actions().back(), "exit 0");
@@ -321,15 +341,15 @@ TEST(Machine, ForgetsPendingReplacementsWhenItStops) {
 
 TEST(Machine, MaintenanceKeepsTheQueuesUntilAReload) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGWINCH, false, stage.now);
+  stage.machine.signal(SIGWINCH, stage.now);
   EXPECT_EQ(stage.actions(), (Words{"drain w2 3600000", "drain w3 3600000"}));  // no slot is closed
   for (const auto* name : {"w2", "w3"}) stage.dies(name, {false, 0});
   EXPECT_EQ(stage.actions(), Words{});  // and nobody takes their places
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 2"});
   stage.machine.refused(2, 23, "a comma is missing", stage.now);
   EXPECT_EQ(stage.actions(), (Words{"done 1 exit 23", "forget 2"}));
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   stage.actions();
   stage.machine.loaded(3, Stage::two_workers(), false, stage.now);
   stage.config = 3;

@@ -27,7 +27,7 @@ Stage in_probation(Plan plan = Stage::two_workers()) {
 
 TEST(Reload, GoesThroughEveryStep) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 2"});
   stage.machine.loaded(2, Stage::two_workers(), false, stage.now);
   EXPECT_EQ(stage.actions(), Words{"prepare b1 2"});
@@ -70,19 +70,19 @@ TEST(Reload, GoesThroughEveryStep) {
 
 TEST(Reload, ABadConfigurationTouchesNothing) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   stage.actions();
   stage.machine.refused(2, 23, "a comma is missing\nand a brace\n", stage.now);
   EXPECT_EQ(stage.actions(), (Words{"done 1 exit 23", "forget 2"}));
   EXPECT_EQ(stage.machine.last_reload(), "a comma is missing (and more)");
   EXPECT_EQ(stage.machine.generation(), 1u);
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 3"});
 }
 
 TEST(Reload, ABrokerThatRefusesEndsIt) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   stage.machine.loaded(2, Stage::two_workers(), false, stage.now);
   stage.actions();
   stage.config = 2;
@@ -93,7 +93,7 @@ TEST(Reload, ABrokerThatRefusesEndsIt) {
 
 TEST(Reload, ABrokerThatIsSilentEndsIt) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   stage.machine.loaded(2, Stage::two_workers(), false, stage.now);
   stage.actions();
   const auto words = stage.pass(31s);
@@ -126,12 +126,31 @@ TEST(Reload, AListenThatFailsEndsIt) {
   Stage stage = Stage::running();
   stage.reload_to_readying();
   stage.actions();
+  stage.listens = false;
+  stage.committed.clear();
   for (const auto* name : {"w4", "w5"}) stage.ready(name);
-  stage.machine.listen_failed("port taken", stage.now);
-  const auto words = stage.actions();
-  EXPECT_TRUE(has(words, "done 1 exit 1"));
-  EXPECT_TRUE(has(words, "drain w4 5000"));
+  EXPECT_EQ(stage.actions(), Words{"listen"});
+  EXPECT_EQ(stage.machine.operation(), "listening");
+  stage.machine.listen_failed(2, "port taken", stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"done 1 exit 1", "kill w4 9", "kill w5 9", "abort b1 2", "close-removed 1"}));
+  EXPECT_EQ(stage.committed, Words{});  // nobody was told to serve, or to outlive us
   EXPECT_EQ(stage.machine.phase(), Machine::Phase::running);
+  EXPECT_EQ(stage.state("w2"), ChildState::active);
+  stage.machine.listening(2, stage.now);  // too late
+  EXPECT_EQ(stage.actions(), Words{});
+}
+
+TEST(Reload, AWorkerThatEndsWhileTheListenIsDueEndsIt) {
+  Stage stage = Stage::running();
+  stage.reload_to_readying();
+  stage.actions();
+  stage.listens = false;
+  for (const auto* name : {"w4", "w5"}) stage.ready(name);
+  stage.actions();
+  stage.dies("w5");
+  EXPECT_EQ(stage.actions(), (Words{"done 1 exit 1", "kill w4 9", "abort b1 2", "close-removed 1"}));
+  stage.machine.listening(2, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
 }
 
 TEST(Reload, ACrashBeforeCommitWakesThePaused) {
@@ -160,7 +179,7 @@ TEST(Reload, ACrashInProbationRollsBack) {
   EXPECT_TRUE(stage.machine.last_reload().starts_with("rolled back: worker g2/0 ended with"));
   stage.dies("w5", {false, 0});
   EXPECT_EQ(stage.actions(), Words{"forget 2"});
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 3"});  // a number is never used twice
 }
 
@@ -205,7 +224,7 @@ TEST(Reload, AnOldWorkerBornDuringItWaitsPaused) {
 TEST(Reload, ABrokerThatDiesInTheMiddleGetsWhatDecides) {
   // While its answer is due: the successor starts with the old one and is asked instead.
   Stage preparing = Stage::running();
-  preparing.machine.signal(SIGHUP, false, preparing.now);
+  preparing.machine.signal(SIGHUP, preparing.now);
   preparing.machine.loaded(2, Stage::two_workers(), false, preparing.now);
   preparing.actions();
   preparing.config = 2;
@@ -267,17 +286,57 @@ TEST(Reload, AnotherHupReadsTheFileOnceMore) {
   EXPECT_EQ(stage.actions(), (Words{"done 2 exit 23", "forget 3"}));
 }
 
-TEST(Reload, AnotherHupWaitsForProbation) {
+TEST(Reload, AnotherHupSettlesProbationAndBeginsAtOnce) {
   Stage stage = in_probation();
-  stage.machine.signal(SIGHUP, false, stage.now);
-  EXPECT_EQ(stage.pass(9s), Words{});
-  EXPECT_EQ(stage.pass(1s).back(), "load 3");
+  stage.machine.signal(SIGHUP, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"drain w2 3600000", "drain w3 3600000", "close-removed 2", "load 3"}));
+  EXPECT_EQ(stage.state("w4"), ChildState::active);
+  EXPECT_TRUE(stage.machine.reloading());
+  stage.machine.signal(SIGHUP, stage.now);  // this one waits
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.refused(3, 23, "a comma is missing", stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"done 2 exit 23", "forget 3", "load 4"}));
+  EXPECT_EQ(stage.machine.generation(), 2u);  // what was settled stays
+}
+
+TEST(Reload, WhatWasSettledIsWhereTheNextOneComesBackTo) {
+  Stage stage = in_probation();
+  EXPECT_EQ(stage.machine.reload(stage.now), 2u);
+  stage.actions();
+  stage.config = 3;
+  stage.machine.loaded(3, Stage::two_workers(), true, stage.now);
+  stage.answer(UpdatePhase::prepare);
+  stage.actions();
+  for (const auto* name : {"w6", "w7"}) stage.ready(name);
+  for (const auto* name : {"w6", "w7"}) stage.started(name);
+  EXPECT_TRUE(has(stage.actions(), "retire-removed 3"));
+  EXPECT_EQ(stage.pass(1s), (Words{"pause w4", "pause w5"}));
+  for (const auto* name : {"w4", "w5"}) stage.paused(name);
+  stage.answer(UpdatePhase::commit);
+  EXPECT_EQ(stage.actions(), (Words{"decide 3", "commit b1 3", "done 2 exit 0"}));
+  stage.dies("w6");
+  const auto words = stage.actions();
+  for (const auto* word : {"decide 2", "restore", "start w4", "start w5", "close-removed 2"}) {
+    EXPECT_TRUE(has(words, word)) << word;
+  }
+  EXPECT_FALSE(has(words, "start w2"));
+}
+
+TEST(Reload, AHupInProbationComesBeforeWhatWaits) {
+  Stage stage = in_probation();
+  stage.machine.signal(SIGTTIN, stage.now);
+  stage.machine.signal(SIGUSR2, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});  // an upgrade or a resize can wait for what is on trial: nobody lives on by that
+  stage.machine.signal(SIGHUP, stage.now);
+  EXPECT_EQ(stage.actions().back(), "load 3");
+  stage.machine.refused(3, 23, "a comma is missing", stage.now);
+  EXPECT_EQ(stage.actions().back(), "upgrade s6 from 3");
 }
 
 TEST(Reload, HupDuringStartUpComesAfterIt) {
   Stage stage(Stage::two_workers());
   stage.actions();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{});
   for (const auto* name : {"b1", "w2", "w3"}) stage.ready(name);
   EXPECT_EQ(stage.actions().back(), "load 2");
@@ -285,9 +344,9 @@ TEST(Reload, HupDuringStartUpComesAfterIt) {
 
 TEST(Reload, TheNumberOfWorkersGoesUpAndDown) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGTTIN, false, stage.now);
+  stage.machine.signal(SIGTTIN, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 2 workers 3"});
-  for (int i = 0; i < 3; ++i) stage.machine.signal(SIGTTOU, false, stage.now);  // queued
+  for (int i = 0; i < 3; ++i) stage.machine.signal(SIGTTOU, stage.now);  // queued
   EXPECT_EQ(stage.actions(), Words{});
   Plan plan = Stage::two_workers();
   plan.workers = 3;
@@ -305,12 +364,13 @@ TEST(Reload, TheNumberOfWorkersGoesUpAndDown) {
 
 TEST(Reload, WithoutWorkersThereIsNothingToResizeOrToWatch) {
   Stage stage = Stage::running(Plan{});
-  stage.machine.signal(SIGTTIN, false, stage.now);
+  stage.machine.signal(SIGTTIN, stage.now);
   EXPECT_EQ(stage.actions(), Words{});
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   stage.machine.loaded(2, Plan{}, false, stage.now);
   stage.config = 2;
   stage.answer(UpdatePhase::prepare);
+  stage.perform();
   stage.answer(UpdatePhase::commit);
   EXPECT_EQ(stage.actions(), (Words{"load 2", "prepare b1 2", "listen", "decide 2", "commit b1 2", "done 1 exit 0",
                                     "close-removed 2", "forget 1"}));
@@ -352,7 +412,7 @@ TEST(Reload, TheOldestOfTooManyGenerationsHasItsHardStop) {
 TEST(Reload, TermWinsAtEveryStep) {
   for (int steps = 0; steps < 8; ++steps) {
     Stage stage = Stage::running();
-    stage.machine.signal(SIGHUP, false, stage.now);
+    stage.machine.signal(SIGHUP, stage.now);
     if (steps > 0) stage.machine.loaded(2, Stage::two_workers(), true, stage.now);
     stage.config = 2;
     stage.actions();
@@ -371,7 +431,7 @@ TEST(Reload, TermWinsAtEveryStep) {
     if (steps > 6) stage.answer(UpdatePhase::commit);
     stage.actions();
     stage.machine.reload(stage.now);
-    stage.machine.signal(SIGTERM, false, stage.now);
+    stage.machine.signal(SIGTERM, stage.now);
     const auto words = stage.actions();
     EXPECT_EQ(has(words, "done 1 exit 1"), steps < 7) << steps;
     EXPECT_TRUE(has(words, "done 2 exit 1")) << steps;
@@ -387,7 +447,7 @@ TEST(Reload, TermWinsAtEveryStep) {
 
 TEST(Reload, QuitDuringProbationLetsBothGenerationsFinish) {
   Stage stage = in_probation();
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   EXPECT_EQ(stage.actions(), Words{"retire"});
   const auto words = stage.pass(1s);
   for (const auto* name : {"w2", "w3", "w4", "w5"}) EXPECT_TRUE(has(words, "drain " + std::string(name) + " 3600000"));
@@ -398,7 +458,7 @@ TEST(Reload, QuitDuringProbationLetsBothGenerationsFinish) {
 
 TEST(Reload, AReloadThatComesTooLateIsAnswered) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   stage.actions();
   EXPECT_EQ(stage.machine.reload(stage.now), 1u);
   EXPECT_EQ(stage.actions(), Words{"done 1 exit 1"});
@@ -406,7 +466,7 @@ TEST(Reload, AReloadThatComesTooLateIsAnswered) {
 
 TEST(Reload, LogsAreReopenedAtAnyTime) {
   Stage stage = in_probation();
-  stage.machine.signal(SIGUSR1, false, stage.now);
+  stage.machine.signal(SIGUSR1, stage.now);
   EXPECT_EQ(stage.actions(), Words{"reopen"});
 }
 

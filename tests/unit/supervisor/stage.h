@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "supervisor/generations/machine.h"
@@ -30,13 +31,16 @@ struct Stage {
 
   /// Actions since the last call. Notes are kept apart.
   std::vector<std::string> actions() {
-    std::vector<std::string> words;
+    perform();
+    return std::exchange(done, {});
+  }
+  /// As the runner: what is wanted is done, until nothing more is.
+  void perform() {
     for (bool more = true; more;) {
       const auto batch = machine.take();
       more = !batch.empty();
-      for (const auto& one : batch) std::visit([&](const auto& a) { say(words, a); }, one);
+      for (const auto& one : batch) std::visit([&](const auto& a) { say(done, a); }, one);
     }
-    return words;
   }
   void say(std::vector<std::string>& out, const action::Spawn& a) {
     names[a.child] = (a.role == ipc::Role::broker ? "b" : "w") + std::to_string(a.child.value);
@@ -67,7 +71,10 @@ struct Stage {
     out.push_back("answer " + std::to_string(a.result.gen) + " code " + std::to_string(a.result.code));
   }
   void say(std::vector<std::string>& out, const action::HandOver&) { out.push_back("hand-over"); }
-  void say(std::vector<std::string>& out, const action::AllMoved&) { out.push_back("all-moved"); }
+  void say(std::vector<std::string>& out, const action::TellMoved& a) {
+    out.push_back("moved");
+    for (const auto& portal : a.portals) out.back() += " " + portal;
+  }
   void say(std::vector<std::string>& out, const action::TellReady&) { out.push_back("tell-ready"); }
   void say(std::vector<std::string>& out, const action::TakeOver&) { out.push_back("take-over"); }
   void say(std::vector<std::string>& out, const action::AdoptOrphans& a) {
@@ -81,7 +88,11 @@ struct Stage {
   }
   void say(std::vector<std::string>& out, const action::Reclaim&) { out.push_back("reclaim"); }
   void say(std::vector<std::string>& out, const action::LeavePredecessor&) { out.push_back("leave-predecessor"); }
-  void say(std::vector<std::string>& out, const action::Listen&) { out.push_back("listen"); }
+  void say(std::vector<std::string>& out, const action::Listen& a) {
+    out.push_back("listen");
+    escrow = a.escrow;
+    if (listens) machine.listening(a.config, now);
+  }
   void say(std::vector<std::string>& out, const action::Escrow& a) { out.push_back("escrow " + names[a.broker]); }
   void say(std::vector<std::string>& out, const action::RetireSlots&) { out.push_back("retire"); }
   void say(std::vector<std::string>& out, const action::CloseSlots&) { out.push_back("close"); }
@@ -136,7 +147,10 @@ struct Stage {
     ADD_FAILURE() << "no " << wanted;
     return {};
   }
-  void ready(const std::string& name) { machine.ready(key(name), now); }
+  void ready(const std::string& name) {
+    machine.ready(key(name), now);
+    perform();  // the answer to Listen comes before anything else happens
+  }
   void dies(const std::string& name, ExitStatus status = {true, SIGKILL}) { machine.exited(key(name), status, now); }
   /// Moves the clock; children answer every PING unless `silent`.
   std::vector<std::string> pass(Duration time, const std::string& silent = "") {
@@ -170,7 +184,7 @@ struct Stage {
   }
   /// A reload up to the step in which new workers are to be READY.
   void reload_to_readying(const Plan& plan = two_workers(), bool removes = false) {
-    machine.signal(SIGHUP, false, now);
+    machine.signal(SIGHUP, now);
     const auto words = actions();
     ASSERT_EQ(words.size(), 1u);
     ASSERT_TRUE(words[0].starts_with("load "));
@@ -200,10 +214,13 @@ struct Stage {
   TimePoint now{1h};
   Machine machine;
   std::map<ChildKey, std::string> names;
+  std::vector<std::string> done;  // what actions() has not returned yet
+  std::vector<ChildKey> escrow;   // who got copies of the last addresses
   std::vector<std::string> notes;
   std::vector<std::string> committed;  // children that were told to outlive us, supervisors that were told of it
   std::uint64_t config = 0;            // of the last reload
   bool broken_spawn = false;
+  bool listens = true;              // Listen is answered at once
   bool adopts = true;               // AdoptOrphans is answered at once
   std::vector<Orphan> left_behind;  // what it finds
 };

@@ -13,7 +13,7 @@ using Phase = Machine::Phase;
 
 Stage upgrading(bool same_protocol = true) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGUSR2, false, stage.now);
+  stage.machine.signal(SIGUSR2, stage.now);
   EXPECT_EQ(stage.actions(), Words{"upgrade s4 from 1"});
   stage.machine.successor_greets(stage.key("s4"), same_protocol);
   EXPECT_EQ(stage.actions(), same_protocol ? (Words{"tell s4 gen1", "equip"}) : Words{"equip"});
@@ -39,7 +39,7 @@ TEST(Upgrade, HandsOverWhenTheNewOneIsInCharge) {
   EXPECT_EQ(stage.committed, Words{"s4"});
   EXPECT_EQ(stage.machine.phase(), Phase::retired);
   stage.machine.link_lost(s4, "", stage.now);  // it died: its own successor cannot reach our broker
-  EXPECT_EQ(stage.actions(), Words{"all-moved"});
+  EXPECT_EQ(stage.actions(), Words{"moved"});
   for (const auto* name : {"w2", "w3", "b1"}) stage.dies(name, {false, 0});
   EXPECT_EQ(stage.actions(), Words{"exit 0"});  // the successor lives on
 }
@@ -77,6 +77,29 @@ TEST(Upgrade, AnythingWrongBeforeCommitIsTakenBack) {
   EXPECT_EQ(missing.actions(), (Words{"upgrade s4 from 1", "done 1 exit 1", "restore"}));
 }
 
+TEST(Upgrade, OneThatWasGivenUpHasNoSayAnyMore) {
+  Stage stage = upgrading();
+  const ChildKey s4 = stage.key("s4");
+  stage.pass(61s);  // it hangs, and what it had to say comes afterwards
+  stage.machine.successor_update(s4, {18, UpdatePhase::prepare, 0}, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.upgrade(stage.now);
+  EXPECT_TRUE(has(stage.actions(), "upgrade s5 from 1"));
+  const ChildKey s5 = stage.key("s5");
+  stage.machine.successor_greets(s5, true);
+  stage.ready("s5");
+  stage.started("s5");
+  stage.machine.successor_committed(s5, stage.now);
+  stage.actions();
+  ASSERT_EQ(stage.machine.phase(), Phase::retired);
+  EXPECT_FALSE(stage.machine.heir(s4));
+  EXPECT_TRUE(stage.machine.heir(s5));
+  stage.machine.successor_update(s4, {18, UpdatePhase::prepare, 0}, stage.now);
+  EXPECT_EQ(stage.actions(), Words{});
+  stage.machine.successor_update(s5, {19, UpdatePhase::prepare, 0}, stage.now);
+  EXPECT_EQ(stage.actions(), (Words{"prepare b1 19", "answer 19 code 0"}));
+}
+
 TEST(Upgrade, IsGivenUpWhenTheNewOneHangs) {
   Stage stage = upgrading();
   EXPECT_FALSE(has(stage.pass(59s), "kill s4 9"));
@@ -87,11 +110,11 @@ TEST(Upgrade, IsGivenUpWhenTheNewOneHangs) {
 
 TEST(Upgrade, OthersWaitOrAreRefusedMeanwhile) {
   Stage stage = upgrading();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{"done 2 exit 1"});
-  stage.machine.signal(SIGUSR2, false, stage.now);
+  stage.machine.signal(SIGUSR2, stage.now);
   EXPECT_EQ(stage.actions(), Words{"done 3 exit 1"});
-  stage.machine.signal(SIGTTIN, false, stage.now);
+  stage.machine.signal(SIGTTIN, stage.now);
   EXPECT_EQ(stage.actions(), Words{});
   stage.dies("s4", {false, 1});
   EXPECT_TRUE(has(stage.actions(), "load 2 workers 3"));
@@ -99,10 +122,10 @@ TEST(Upgrade, OthersWaitOrAreRefusedMeanwhile) {
 
 TEST(Upgrade, WaitsForAReloadOnce) {
   Stage stage = Stage::running();
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 2"});
-  stage.machine.signal(SIGUSR2, false, stage.now);
-  stage.machine.signal(SIGUSR2, false, stage.now);
+  stage.machine.signal(SIGUSR2, stage.now);
+  stage.machine.signal(SIGUSR2, stage.now);
   EXPECT_EQ(stage.actions(), Words{"done 3 exit 1"});
   stage.machine.refused(2, 23, "a comma is missing", stage.now);
   EXPECT_EQ(stage.actions(), (Words{"done 1 exit 23", "forget 2", "upgrade s4 from 2"}));
@@ -110,14 +133,14 @@ TEST(Upgrade, WaitsForAReloadOnce) {
 
 TEST(Upgrade, IsCancelledByAStop) {
   Stage fast = upgrading();
-  fast.machine.signal(SIGTERM, false, fast.now);
+  fast.machine.signal(SIGTERM, fast.now);
   const auto words = fast.actions();
   for (const auto* word : {"done 1 exit 1", "kill s4 15", "drain w2 5000", "drain b1 5000"})
     EXPECT_TRUE(has(words, word));
   EXPECT_TRUE(has(fast.pass(8s), "kill s4 9"));
 
   Stage graceful = upgrading();
-  graceful.machine.signal(SIGQUIT, false, graceful.now);
+  graceful.machine.signal(SIGQUIT, graceful.now);
   EXPECT_TRUE(has(graceful.actions(), "kill s4 15"));
   EXPECT_EQ(graceful.machine.phase(), Phase::retiring);
 }
@@ -127,7 +150,7 @@ TEST(Upgrade, AGracefulStopServesWhatWaitsInTheQueues) {
   stage.ready("s4");
   stage.started("s4");
   stage.actions();  // our workers pause
-  stage.machine.signal(SIGQUIT, false, stage.now);
+  stage.machine.signal(SIGQUIT, stage.now);
   EXPECT_EQ(stage.actions(), (Words{"done 1 exit 1", "restore", "start w2", "start w3", "kill s4 15", "retire"}));
   EXPECT_TRUE(has(stage.pass(1s), "drain w2 3600000"));
 }
@@ -135,7 +158,7 @@ TEST(Upgrade, AGracefulStopServesWhatWaitsInTheQueues) {
 TEST(Upgrade, AskedForDuringStartUpWaitsForItsTime) {
   Stage stage(Stage::two_workers());
   stage.actions();
-  stage.machine.signal(SIGUSR2, false, stage.now);
+  stage.machine.signal(SIGUSR2, stage.now);
   EXPECT_GT(*stage.machine.next_tick(), stage.now);  // not at once, again and again
   for (const auto* name : {"w2", "b1", "w3"}) stage.ready(name);
   EXPECT_TRUE(has(stage.actions(), "upgrade s4 from 1"));
@@ -178,7 +201,7 @@ TEST(Upgrade, NumbersOfASuccessorThatDiedAreNotUsedAgain) {
   const auto then = stage.actions();
   EXPECT_TRUE(has(then, "link w6 b1"));
   EXPECT_FALSE(has(then, "link w6 theirs"));
-  stage.machine.signal(SIGHUP, false, stage.now);
+  stage.machine.signal(SIGHUP, stage.now);
   EXPECT_EQ(stage.actions(), Words{"load 19"});
   stage.dies("b1");
   EXPECT_TRUE(has(stage.actions(), "spawn b7"));  // theirs does not serve in its place
@@ -186,7 +209,7 @@ TEST(Upgrade, NumbersOfASuccessorThatDiedAreNotUsedAgain) {
 
 TEST(Upgrade, ASuccessorThatEndsInAStopMayHaveLeftProcesses) {
   Stage stage = upgrading();
-  stage.machine.signal(SIGTERM, false, stage.now);
+  stage.machine.signal(SIGTERM, stage.now);
   stage.actions();
   for (const auto* name : {"w2", "w3", "b1"}) stage.dies(name, {false, 0});
   EXPECT_EQ(stage.actions(), Words{});
@@ -203,7 +226,7 @@ TEST(Upgrade, AfterwardsAGracefulStopLetsTheOldBrokerGo) {
   old.started("s4");
   old.machine.successor_committed(old.key("s4"), old.now);
   old.actions();
-  old.machine.signal(SIGQUIT, false, old.now);  // no tunnel moves any more: nobody is left to move to
+  old.machine.signal(SIGQUIT, old.now);  // no tunnel moves any more: nobody is left to move to
   EXPECT_EQ(old.actions(), Words{"drain b1 86400000"});
 }
 
