@@ -14,6 +14,7 @@ constexpr int kFlatRounds = 3;
 constexpr Duration kShortestPeriod = 100ms;  // half of what the largest rate is taken of
 constexpr Duration kShortestRound = 1ms;
 constexpr Duration kNearRtt = 1ms;
+constexpr Duration kBusyTime = 10ms;
 
 double seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
 
@@ -29,7 +30,7 @@ void Pipe::sample(const net::PathInfo& info, TimePoint now) {
   in_kernel_ = info.unacked_bytes + info.notsent_bytes;
   if (info.min_rtt > Duration{}) min_rtt_ = info.min_rtt;
   if (info.delivery_rate > 0) {
-    measure(info, now);
+    measure(believable(info.delivery_rate, now), info.app_limited, now);
     judge_growth(info.app_limited, now);
   }
   const double product = static_cast<double>(rate_) * seconds(min_rtt_ + kSlack);
@@ -39,15 +40,28 @@ void Pipe::sample(const net::PathInfo& info, TimePoint now) {
   allowance_ = std::max(floor, static_cast<std::size_t>(wanted));
 }
 
-void Pipe::measure(const net::PathInfo& info, TimePoint now) {
+std::uint64_t Pipe::believable(std::uint64_t delivery_rate, TimePoint now) {
+  const std::uint64_t acked = written_ - std::min<std::uint64_t>(written_, in_kernel_);
+  const bool idle = in_kernel_ == 0;
+  const Duration elapsed = now - busy_since_;
+  if (idle || elapsed >= kBusyTime) {
+    busy_rate_ = idle ? 0 : static_cast<std::uint64_t>(static_cast<double>(acked - acked_then_) / seconds(elapsed));
+    acked_then_ = acked;
+    busy_since_ = now;
+  }
+  if (min_rtt_ >= kBusyTime || busy_rate_ == 0) return delivery_rate;
+  return std::min(delivery_rate, busy_rate_ + busy_rate_ / 4);
+}
+
+void Pipe::measure(std::uint64_t rate, bool app_limited, TimePoint now) {
   if (now - period_since_ >= std::max<Duration>(5 * min_rtt_, kShortestPeriod)) {
     // A period in which we never gave enough has not shown that the link became slower.
     if (period_full_) best_before_ = std::exchange(best_now_, 0);
     period_full_ = false;
     period_since_ = now;
   }
-  if (!info.app_limited) period_full_ = true;
-  if (!info.app_limited || info.delivery_rate > rate_) best_now_ = std::max(best_now_, info.delivery_rate);
+  if (!app_limited) period_full_ = true;
+  if (!app_limited || rate > rate_) best_now_ = std::max(best_now_, rate);
   rate_ = std::max(best_now_, best_before_);
 }
 

@@ -153,6 +153,22 @@ TEST(Pipe, KeepsWithinItsBounds) {
   EXPECT_LE(pipe.retry_in(), 50ms);
 }
 
+TEST(Pipe, DoesNotBelieveBurstsOnShortPaths) {
+  Pipe pipe;
+  TimePoint now(1s);
+  std::size_t in_kernel = 0;
+  for (int i = 0; i < 2000; ++i, now += 1ms) {  // 25 MB/s are taken, 128 KiB at a time
+    const std::size_t room = pipe.room();
+    pipe.written(room);
+    in_kernel += room;
+    if (i % 5 == 0) in_kernel -= std::min<std::size_t>(in_kernel, 125'000);
+    pipe.sample(
+        {.min_rtt = 30us, .delivery_rate = i % 5 == 0 ? 1'000'000'000u : 25'000'000u, .unacked_bytes = in_kernel}, now);
+  }
+  EXPECT_LE(pipe.rate(), 40'000'000u);
+  EXPECT_LE(pipe.allowance(), 400'000u);
+}
+
 TEST(PipeOnALink, KeepsItFullWithAShortQueue) {
   Link link(25e6, 40ms);
   Bulk bulk(link);
