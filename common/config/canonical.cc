@@ -275,6 +275,7 @@ class Canonical {
     json_.number("streamBuffer", limits.stream_buffer);
     json_.number("tunnelBuffer", limits.tunnel_buffer);
     if (limits.memory != 0) json_.number("memory", limits.memory);
+    json_.number("minDrain", limits.min_drain);
     json_.close('}');
   }
 

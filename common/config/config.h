@@ -126,6 +126,7 @@ struct Limits {
   std::uint64_t stream_buffer = 8u << 20;
   std::uint64_t tunnel_buffer = 32u << 20;
   std::uint64_t memory = 0;  // 0 = a quarter of RAM
+  std::uint64_t min_drain = 64u << 10;  // bytes a second that a consumer with a full queue has to take
 };
 
 struct Timers {

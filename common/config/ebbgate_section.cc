@@ -43,6 +43,7 @@ void read_limits(const Value& value, Limits& limits) {
   size("streamBuffer", 64u << 10, limits.stream_buffer);
   size("tunnelBuffer", 64u << 10, limits.tunnel_buffer);
   size("memory", 1u << 20, limits.memory);
+  size("minDrain", 1u << 10, limits.min_drain);
 }
 
 void read_timers(const Value& value, Timers& timers) {

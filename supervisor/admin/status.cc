@@ -160,6 +160,13 @@ std::string size(double bytes) {
   return text + " " + kUnits[unit];
 }
 
+/// What slow consumers hold while they keep new streams away; "no" otherwise.
+std::string congestion(const object& tunnel) {
+  bool congested = false;
+  [[maybe_unused]] const auto error = tunnel["congested"].get_bool().get(congested);
+  return congested ? size(number_of(tunnel, "held")) : "no";
+}
+
 void show_reverse(std::string& out, const object& result, const char* key, const char* word, const char* none) {
   array list;
   if (result[key].get_array().get(list) != simdjson::SUCCESS) return;
@@ -168,7 +175,7 @@ void show_reverse(std::string& out, const object& result, const char* key, const
     if (one.get_object().get(entry) != simdjson::SUCCESS) continue;
     out += std::string("\n") + word + " \"" + text_of(entry, "tag") + "\"  domain " + text_of(entry, "domain") +
            "  dialect " + text_of(entry, "dialect") + "\n";
-    Table table({"ID", "PEER", "STATE", "AGE", "STREAMS", "IN", "OUT"});
+    Table table({"ID", "PEER", "STATE", "AGE", "STREAMS", "IN", "OUT", "CONGESTED"});
     array tunnels;
     if (entry["tunnels"].get_array().get(tunnels) == simdjson::SUCCESS) {
       for (const element each : tunnels) {
@@ -176,7 +183,7 @@ void show_reverse(std::string& out, const object& result, const char* key, const
         if (each.get_object().get(tunnel) != simdjson::SUCCESS) continue;
         table.row({text_of(tunnel, "id"), text_of(tunnel, "peer"), text_of(tunnel, "state"),
                    duration(number_of(tunnel, "age_s")), text_of(tunnel, "streams"),
-                   size(number_of(tunnel, "bytes_in")), size(number_of(tunnel, "bytes_out"))});
+                   size(number_of(tunnel, "bytes_in")), size(number_of(tunnel, "bytes_out")), congestion(tunnel)});
       }
     }
     bool answered = true;

@@ -46,7 +46,7 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
 
 PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
     : Link(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.stack),
-           outbound::tunnel_limits(portal.home_.settings), offer.peer,
+           portal.tunnel_limits(), offer.peer,
            std::make_unique<reverse::PortalTunnel>(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
       portal_(portal),
       bridge_key_(key_of(offer)),
@@ -77,23 +77,24 @@ void PortalLink::on_tunnel_moved() {
   if (std::exchange(seen_, now) != now) portal_.review_soon();
 }
 
-void PortalLink::on_reading_changed(bool reading) {
-  plan_.set_congested(!reading);
+void PortalLink::on_congestion_changed() {
+  plan_.set_congested(tunnel_.congested());
   on_tunnel_moved();
+  portal_.review_soon();
 }
 
 Duration PortalLink::quiet_before_end() const { return portal_.home_.settings.timers.half_close_hold; }
 
 void PortalLink::on_tunnel_over(const Error& why) { portal_.link_over(*this, why); }
 
-std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target) {
+std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uint64_t visitor_key) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
   tunnel_.pump();  // what was agreed goes out in front of the first stream it holds for
   const auto opened = plan_.open(target, nullptr, head);
   if (!opened) return nullptr;
   tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
-  auto side = tunnel_.make_side(opened->stream);
+  auto side = tunnel_.make_side(opened->stream, visitor_key);
   on_tunnel_moved();
   tunnel_.pump();  // it may have been the last one before it drains
   return side;
@@ -120,6 +121,12 @@ reverse::PortalTunnelSettings Portal::tunnel_settings(const TunnelOffer& offer) 
   out.seed = home_.around.random.below(0xffffffff);
   out.max_streams = max_streams();
   out.budget = home_.settings.limits.tunnel_buffer;
+  return out;
+}
+
+tunnel::TunnelLimits Portal::tunnel_limits() const {
+  tunnel::TunnelLimits out = outbound::tunnel_limits(home_.settings);
+  out.sources = &home_.sources;
   return out;
 }
 
@@ -193,7 +200,7 @@ std::unique_ptr<relay::Side> Portal::open(const Target& target, std::uint64_t vi
   for (std::size_t tries = links_.size(); tries > 0; --tries) {
     PortalLink* link = pick(visitor_key);
     if (link == nullptr) return nullptr;
-    if (auto side = link->open(target)) return side;
+    if (auto side = link->open(target, visitor_key)) return side;
   }
   return nullptr;
 }
@@ -312,7 +319,7 @@ void Portal::update(const config::Portal& settings) {
   if (settings.policy != settings_.policy) picker_ = reverse::Picker(pick_policy(settings.policy));
   settings_ = settings;
   for (auto& link : links_) {
-    link->tunnel().set_limits(outbound::tunnel_limits(home_.settings));
+    link->tunnel().set_limits(tunnel_limits());
     link->plan().set_max_streams(max_streams());
   }
   review_soon();

@@ -27,6 +27,7 @@ struct PortalHome {
   config::Settings settings;
   relay::Relays& relays;
   reverse::Hello hello;
+  tunnel::SourceLedger sources{};  // what visitors of one address hold, over all portals
 };
 
 /// An accepted tunnel, authenticated by a worker.
@@ -47,7 +48,7 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   void resume_service();
   const std::optional<Person>& person() const { return person_; }
   /// A stream to `target`: New goes out at once. Null when this tunnel cannot carry it.
-  std::unique_ptr<tunnel::MuxSide> open(const Target& target);
+  std::unique_ptr<tunnel::MuxSide> open(const Target& target, std::uint64_t visitor_key);
 
  private:
   /// What decides whether it takes visitors.
@@ -57,7 +58,7 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
     bool operator==(const Standing&) const = default;
   };
 
-  void on_reading_changed(bool reading) override;
+  void on_congestion_changed() override;
   Duration quiet_before_end() const override;
   void on_tunnel_moved() override;
   void on_tunnel_over(const Error& why) override;
@@ -129,6 +130,7 @@ class Portal {
   void review_soon() { home_.around.loop.defer(review_later_); }
   void link_over(PortalLink& link, const Error& why);
   reverse::PortalTunnelSettings tunnel_settings(const TunnelOffer& offer) const;
+  tunnel::TunnelLimits tunnel_limits() const;
   std::size_t max_streams() const;
 
   config::Portal settings_;

@@ -38,6 +38,9 @@ void write_tunnel(JsonWriter& out, const Link& link, std::string_view state, std
   out.key("bytes_in").number(static_cast<std::int64_t>(link.tunnel().bytes_in()));
   out.key("bytes_out").number(static_cast<std::int64_t>(link.tunnel().bytes_out()));
   out.key("rtt_us").number(rtt);
+  // Slow consumers without credit: what they hold, and whether new streams go elsewhere because of it.
+  out.key("held").number(static_cast<std::int64_t>(link.tunnel().held()));
+  out.key("congested").boolean(link.tunnel().congested());
   out.key("state").text(state);
   out.key("dialect").text(dialect);
   out.end();

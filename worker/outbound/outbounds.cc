@@ -60,7 +60,6 @@ class EndedSide final : public relay::Side {
   std::size_t room() override { return kEverything; }
   std::size_t queued() const override { return 0; }
   std::uint64_t delivered() const override { return 0; }
-  void pause() override {}
   void resume() override {}
   void close() override { later_.cancel(); }
 
@@ -107,7 +106,13 @@ relay::RelayTimes relay_times(const config::PolicyLevel& level) {
 }
 
 tunnel::TunnelLimits tunnel_limits(const config::Settings& settings) {
-  return {settings.limits.stream_buffer, settings.limits.tunnel_buffer, settings.timers.stall};
+  tunnel::TunnelLimits out;
+  out.stream_buffer = settings.limits.stream_buffer;
+  out.tunnel_buffer = settings.limits.tunnel_buffer;
+  out.source_buffer = 2 * settings.limits.stream_buffer;
+  out.min_drain = settings.limits.min_drain;
+  out.stall = settings.timers.stall;
+  return out;
 }
 
 std::unique_ptr<relay::Side> Outbounds::open(std::size_t index, const Target& target) {

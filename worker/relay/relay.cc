@@ -29,9 +29,7 @@ void Relay::on_data(Side& from, ConstSpan piece) {
 
 void Relay::on_batch_end(Side& from) {
   if (finished_) return;
-  Side& to = other(from);
-  to.flush();
-  if (!finished_ && to.room() == 0) from.pause();
+  other(from).flush();  // producers ask before they read again
 }
 
 std::size_t Relay::may_read(Side& from) { return finished_ || winding_ ? Side::kEverything : other(from).room(); }

@@ -49,8 +49,7 @@ class Side {
   virtual bool wants_progress() const { return false; }
   /// The other side has passed on bytes that were queued: queued() and delivered() of it have changed.
   virtual void on_consumer_progress() {}
-  /// Stop or go on producing bytes.
-  virtual void pause() = 0;
+  /// The other side has room again: read once, now.
   virtual void resume() = 0;
   /// The relay is over: end quietly whatever is still open. Nothing is reported afterwards.
   virtual void close() = 0;

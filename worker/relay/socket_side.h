@@ -30,7 +30,6 @@ class SocketSide : public Side, protected WireObserver {
   std::size_t room() override { return wire_.has_room() ? kEverything : 0; }
   std::size_t queued() const override { return wire_.queued(); }
   std::uint64_t delivered() const override { return wire_.written(); }
-  void pause() override { wire_.set_reading(false); }
   void resume() override { wire_.read_now(); }
   void close() override { wire_.close(); }
 

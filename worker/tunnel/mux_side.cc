@@ -8,8 +8,11 @@
 
 namespace ebb::tunnel {
 
-MuxSide::MuxSide(Tunnel& tunnel, StreamId stream)
-    : tunnel_(&tunnel), stream_(stream), credited_(tunnel.engine().credit(stream) != reverse::Engine::kNoCredit) {}
+MuxSide::MuxSide(Tunnel& tunnel, StreamId stream, SourceLedger::Key source)
+    : tunnel_(&tunnel),
+      stream_(stream),
+      credited_(tunnel.engine().credit(stream) != reverse::Engine::kNoCredit),
+      source_(source) {}
 
 MuxSide::~MuxSide() { close(); }
 
@@ -26,6 +29,8 @@ void MuxSide::send(ConstSpan piece) {
     tunnel_->engine().spent(stream_, piece.size());
   }
   tunnel_->send_data(stream_, piece);
+  if (tunnel_ == nullptr) return;
+  if (tunnel_->turn_.side == this) tunnel_->turn_.used += piece.size();
   sent_until_ = tunnel_->wire_.accepted();
   if (consumer().wants_progress()) tunnel_->tell_progress(stream_, sent_until_);
 }
@@ -52,19 +57,15 @@ std::size_t MuxSide::queued() const {
 
 std::uint64_t MuxSide::delivered() const { return tunnel_ != nullptr ? tunnel_->wire_.written() : sent_until_; }
 
-std::size_t MuxSide::room() {
-  if (tunnel_ == nullptr) return kEverything;
-  if (credited_) {
-    no_credit_ = !held_back_.empty() || tunnel_->engine().credit(stream_) == 0;
-    if (no_credit_) return 0;
-  }
-  const std::size_t room = tunnel_->room();
-  if (room == 0) {
-    tunnel_->wait_for_room(*this);
-    return 0;
-  }
-  if (!credited_) return room;
-  return static_cast<std::size_t>(std::min<std::uint64_t>(room, tunnel_->engine().credit(stream_)));
+std::size_t MuxSide::room() { return tunnel_ != nullptr ? tunnel_->ask(*this) : kEverything; }
+
+std::uint64_t MuxSide::credit() const {
+  if (!credited_ || tunnel_ == nullptr) return kNoLimit;
+  return held_back_.empty() ? tunnel_->engine().credit(stream_) : 0;
+}
+
+void MuxSide::flush() {
+  if (tunnel_ != nullptr) tunnel_->turn_over(*this);
 }
 
 void MuxSide::on_stream_credit() {
@@ -75,8 +76,7 @@ void MuxSide::on_stream_credit() {
     return relay_->on_wound_down(*this);
   }
   if (std::exchange(end_wanted_, false)) return send_end();
-  // On a turn of its own: this one has the loop's read buffer in use.
-  if (std::exchange(no_credit_, false)) tunnel_->wait_for_turn(*this);
+  tunnel_->credited(*this);
 }
 
 // --- ends ------------------------------------------------------------------------------------------------------------
@@ -162,24 +162,25 @@ void MuxSide::on_stream_data(ConstSpan payload) {
 void MuxSide::on_batch_end() {
   relay_->on_batch_end(*this);
   if (tunnel_ == nullptr) return;
-  if (credited_) return report_consumed();
-  if (consumer().queued() > 0) tunnel_->add_behind(*this);
+  report_consumed();
 }
 
-/// Credit follows what the consumer passes on. A side that seals counts a little more than it was given, so that the
+/// Credit follows what the consumer passes on, or who holds too much is known by it. A side that seals counts a little more than it was given, so that the
 /// last bytes are told when all have gone.
 void MuxSide::report_consumed() {
-  if (tunnel_ == nullptr || !credited_ || received_ == consumed_) return;
+  if (tunnel_ == nullptr) return;
+  if (!credited_) {
+    const std::size_t queued = consumer().queued();
+    if (!lagging_ && queued == 0) return;
+    if (!lagging_) lagging_ = std::make_unique<Lagging>(*this, source_);
+    return tunnel_->consumer_holds(*lagging_, queued, consumer().delivered());
+  }
+  if (received_ == consumed_) return;
   const std::uint64_t waiting = std::min<std::uint64_t>(consumer().queued(), received_ - consumed_);
   const std::uint64_t taken = received_ - consumed_ - waiting;
   if (taken == 0) return;
   consumed_ += taken;
   tunnel_->consumed(stream_, taken);
-}
-
-void MuxSide::resume() {
-  report_consumed();
-  if (tunnel_ != nullptr && tunnel_->over_limit_) tunnel_->loop_.defer(tunnel_->check_later_);
 }
 
 void MuxSide::on_stream_fin() {

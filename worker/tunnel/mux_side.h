@@ -3,34 +3,37 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 
 #include "common/base/strong_id.h"
 #include "worker/relay/relay.h"
+#include "worker/tunnel/laggards.h"
+#include "worker/tunnel/scheduler.h"
 #include "worker/tunnel/stream_user.h"
 
 namespace ebb::tunnel {
 
 class Tunnel;
 
-class MuxSide final : public relay::Side, private StreamUser {
+class MuxSide final : public relay::Side, public Source, private StreamUser {
  public:
-  /// Of a stream that is open; Tunnel::make_side() makes it the stream's user.
-  MuxSide(Tunnel& tunnel, StreamId stream);
+  /// Of a stream that is open; Tunnel::make_side() makes it the stream's user. `source`: of who consumes what comes.
+  MuxSide(Tunnel& tunnel, StreamId stream, SourceLedger::Key source);
   ~MuxSide() override;
 
   void send(ConstSpan piece) override;
-  void flush() override {}
+  void flush() override;
   void send_end() override;
   void abort() override;
   void wind_down() override;
   std::size_t room() override;
   std::size_t queued() const override;
   std::uint64_t delivered() const override;
-  void pause() override {}  // the tunnel goes on for the others, and counts what is queued
-  void resume() override;
+  void resume() override { report_consumed(); }
   void close() override;
-  bool wants_progress() const override { return credited_; }
+  bool wants_progress() const override { return true; }
   void on_consumer_progress() override { report_consumed(); }
+  std::uint64_t credit() const override;
   StreamId stream() const { return stream_; }
 
  private:
@@ -64,18 +67,18 @@ class MuxSide final : public relay::Side, private StreamUser {
   bool end_sent_ = false;   // and listens for the rest of the answer
   bool end_wanted_ = false;  // send_end() came while bytes were held back
   bool winding_ = false;     // and wind_down()
-  bool no_credit_ = false;   // room() said no for want of it
-  bool waiting_ = false;     // in the tunnel's queue for room
-  MuxSide* prev_waiting_ = nullptr;
-  MuxSide* next_waiting_ = nullptr;
+  SourceLedger::Key source_;
+  /// Who consumes what comes, once he has held some of it; never with credit.
+  struct Lagging final : Consumer {
+    Lagging(MuxSide& owner, SourceLedger::Key source) : Consumer(source), side(owner) {}
+    MuxSide& side;
+  };
+  std::unique_ptr<Lagging> lagging_;
   Bytes held_back_;                   // given to us beyond the credit: what was read before anybody could ask
   std::uint64_t received_ = 0;        // payload of the peer
   std::uint64_t consumed_ = 0;        // of it, what the engine knows to have left
   std::size_t dirty_at_ = kNowhere;   // place in the list of those who got data in this batch
-  std::size_t behind_at_ = kNowhere;  // place in the list of those whose consumer holds bytes
   std::uint64_t sent_until_ = 0;      // the wire's accepted() behind our last bytes
-  std::uint64_t seen_delivered_ = 0;
-  TimePoint progress_at_{};
   TimePoint heard_at_{};  // last data of the peer
 };
 

@@ -13,9 +13,6 @@ namespace ebb::tunnel {
 namespace {
 
 constexpr auto kLeave = std::chrono::seconds(10);           // without progress: then the last bytes are given up
-constexpr std::size_t kSpareUnsent = std::size_t{8} << 20;  // Opens and Ends beside what streams may queue
-constexpr std::size_t kChunkBytes = 16 * 1024;  // plaintext of one sealed chunk: frames are cut to fill it exactly
-constexpr std::size_t kMostUnsent = std::size_t{2} << 20;  // above, datagrams are dropped
 
 }  // namespace
 
@@ -31,17 +28,18 @@ Tunnel::Tunnel(net::Loop& loop, relay::BlockPool& blocks, layers::Stack stack, T
       peer_(std::move(peer)),
       since_(loop.now()),
       timer_([](void* self) { static_cast<Tunnel*>(self)->timer_fired(); }, this),
-      behind_timer_([](void* self) { static_cast<Tunnel*>(self)->check_behind(); }, this),
+      laggards_timer_([](void* self) { static_cast<Tunnel*>(self)->laggards_due(); }, this),
       ending_timer_([](void* self) { static_cast<Tunnel*>(self)->end_those_due(); }, this),
-      check_later_([](void* self) { static_cast<Tunnel*>(self)->check_behind(); }, this),
+      room_timer_([](void* self) { static_cast<Tunnel*>(self)->serve(); }, this),
       pump_later_([](void* self) { static_cast<Tunnel*>(self)->pump(); }, this),
-      serve_later_([](void* self) { static_cast<Tunnel*>(self)->serve_waiting(); }, this),
+      serve_later_([](void* self) { static_cast<Tunnel*>(self)->serve(); }, this),
       over_later_(
           [](void* self) {
             auto* tunnel = static_cast<Tunnel*>(self);
             tunnel->owner_.on_tunnel_over(tunnel->why_over_);
           },
-          this) {
+          this),
+      laggards_(limits, limits.sources) {
   wire_.observe(this);
 }
 
@@ -55,6 +53,7 @@ void Tunnel::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
 void Tunnel::set_limits(TunnelLimits limits) {
   if (limits.tunnel_buffer != limits_.tunnel_buffer) engine_->set_budget(limits.tunnel_buffer);
   limits_ = limits;
+  laggards_.set_limits(limits);
 }
 
 void Tunnel::kick(const Error& why) {
@@ -104,61 +103,14 @@ bool Tunnel::end_if_finished() {
 
 // --- streams ---------------------------------------------------------------------------------------------------------
 
-std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream) {
-  auto side = std::make_unique<MuxSide>(*this, stream);
+std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream, SourceLedger::Key source) {
+  auto side = std::make_unique<MuxSide>(*this, stream, source);
   set_stream_user(stream, side.get());
   return side;
 }
 
 void Tunnel::send_frames(ConstSpan frames) {
   if (!dead_) send_own(frames);
-}
-
-/// Frames that no room() holds back. A peer that provokes them without reading would have us queue them for ever.
-void Tunnel::send_own(ConstSpan frames) {
-  wire_.send(frames);
-  if (wire_.queued() > limits_.tunnel_buffer + kSpareUnsent) {
-    die(Error{Errc::overload, "the other end takes nothing of what it makes us send", {}});
-  }
-}
-
-void Tunnel::send_data(StreamId stream, ConstSpan piece) {
-  if (dead_) return;
-  const std::size_t most = engine_->send_limits().max_data;
-  // Frames and chunks fit each other: k frames of 8 + n bytes make one 16 KiB chunk, sealed from where the bytes are.
-  const std::size_t limit = most + mux::kKeepHead;
-  const std::size_t frames = (kChunkBytes + limit - 1) / limit;
-  const std::size_t data_bytes = std::min(kChunkBytes / frames - mux::kKeepHead, most);
-  constexpr std::size_t kMaxFrames = 8;
-  std::array<std::array<std::uint8_t, mux::kKeepHead>, kMaxFrames> heads;
-  std::array<ConstSpan, 2 * kMaxFrames> parts;
-  while (!piece.empty()) {
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < std::min(frames, kMaxFrames) && !piece.empty(); ++i) {
-      const ConstSpan data = piece.first(std::min(piece.size(), data_bytes));
-      mux::write_keep_head(heads[i], stream, data.size());
-      parts[count++] = heads[i];
-      parts[count++] = data;
-      piece = piece.subspan(data.size());
-    }
-    wire_.send(std::span(parts).first(count));
-  }
-}
-
-bool Tunnel::send_datagram(StreamId stream, ConstSpan datagram, const Target* address) {
-  if (dead_ || datagram.empty() || datagram.size() > engine_->send_limits().max_datagram) return false;
-  if (wire_.queued() > kMostUnsent) return false;
-  std::array<std::uint8_t, mux::kMaxHead> head;
-  std::size_t head_bytes = mux::kKeepHead;
-  if (address != nullptr && engine_->packet_addresses()) {
-    head_bytes = mux::write_keep_head(head, stream, *address, datagram.size());
-    if (head_bytes == 0) return false;
-  } else {
-    mux::write_keep_head(head, stream, datagram.size());
-  }
-  const std::array<ConstSpan, 2> parts{ConstSpan(head).first(head_bytes), datagram};
-  wire_.send(parts);
-  return true;
 }
 
 void Tunnel::end_stream(StreamId stream, bool error) {
@@ -214,7 +166,6 @@ void Tunnel::end_those_due() {
 
 void Tunnel::on_plain(MutSpan bytes) {
   if (dead_) return;
-  unchecked_ += bytes.size();
   const auto fed = engine_->feed(bytes, loop_.now(), *this);
   moved();
   if (!fed) die(explain(fed.error()).in("mux frame"));
@@ -229,10 +180,12 @@ void Tunnel::on_batch_end() {
     side->on_batch_end();
   }
   dirty_.clear();
-  if (const bool pressed = blocks_.over_limit(); pressed != pressed_) engine_->set_pressed(pressed_ = pressed);
-  // The clock alone would look too late: a quarter of a second can bring hundreds of MiB.
-  const std::size_t step = std::min(limits_.stream_buffer, limits_.tunnel_buffer) / 8;
-  if (unchecked_ >= step && !behind_.empty()) check_behind();
+  if (const bool pressed = blocks_.over_limit(); pressed != pressed_) {
+    pressed_ = pressed;
+    engine_->set_pressed(pressed);
+    laggards_.set_pressed(pressed, loop_.now());
+    follow_laggards();
+  }
   if (dead_ || end_if_finished()) return;
   pump();
 }
@@ -265,63 +218,6 @@ void Tunnel::on_wire_end() { leaving_ ? gone() : die(Error{Errc::closed, "the ot
 
 void Tunnel::on_wire_failed(Error why) { leaving_ ? gone() : die(std::move(why).in("tunnel")); }
 
-// --- room ------------------------------------------------------------------------------------------------------------
-
-std::size_t Tunnel::room() const { return wire_.has_room() ? net::Loop::kReadBytes : 0; }
-
-/// One after the other, in the order they were stopped: each reads once. Who fills the queue again waits again, behind
-/// the others.
-void Tunnel::serve_waiting() {
-  while (first_waiting_ != nullptr && !dead_ && wire_.has_room()) {
-    MuxSide& side = *first_waiting_;
-    stop_waiting(side);
-    side.relay_->on_room(side);
-  }
-}
-
-void Tunnel::wait_for_turn(MuxSide& side) {
-  wait_for_room(side);
-  loop_.defer(serve_later_);
-}
-
-void Tunnel::wait_for_room(MuxSide& side) {
-  if (std::exchange(side.waiting_, true)) return;
-  side.prev_waiting_ = last_waiting_;
-  side.next_waiting_ = nullptr;
-  (last_waiting_ != nullptr ? last_waiting_->next_waiting_ : first_waiting_) = &side;
-  last_waiting_ = &side;
-}
-
-void Tunnel::stop_waiting(MuxSide& side) {
-  if (!std::exchange(side.waiting_, false)) return;
-  (side.prev_waiting_ != nullptr ? side.prev_waiting_->next_waiting_ : first_waiting_) = side.next_waiting_;
-  (side.next_waiting_ != nullptr ? side.next_waiting_->prev_waiting_ : last_waiting_) = side.prev_waiting_;
-}
-
-void Tunnel::unlist(MuxSide& side) {
-  stop_waiting(side);
-  if (side.dirty_at_ != MuxSide::kNowhere) dirty_[std::exchange(side.dirty_at_, MuxSide::kNowhere)] = nullptr;
-  remove_behind(side);
-  if (over_limit_ && !dead_) loop_.defer(check_later_);
-}
-
-void Tunnel::tell_progress(StreamId stream, std::uint64_t sent_until) {
-  if (!progress_due_.empty() && progress_due_.back().stream == stream) {
-    progress_due_.back().until = sent_until;
-  } else {
-    progress_due_.push_back({sent_until, stream});
-  }
-}
-
-void Tunnel::on_wire_progress() {
-  while (!progress_due_.empty() && progress_due_.front().until <= wire_.written()) {
-    const StreamId stream = progress_due_.front().stream;
-    progress_due_.pop_front();
-    auto* user = dead_ ? nullptr : static_cast<StreamUser*>(engine_->user(stream));
-    if (user != nullptr) user->on_stream_sent();
-  }
-}
-
 // --- the end ---------------------------------------------------------------------------------------------------------
 
 void Tunnel::die(const Error& why) {
@@ -337,7 +233,7 @@ void Tunnel::leave(const Error& why) {
   if (const Bytes last = engine_->take_output(); !last.empty()) wire_.send(last);
   dead_ = leaving_ = true;
   why_over_ = why;
-  behind_timer_.disarm();
+  laggards_timer_.disarm();
   engine_->abort_streams(*this);
   wire_.discard_input();
   wire_.send_end();
@@ -353,8 +249,9 @@ void Tunnel::on_wire_sent_all() {
 void Tunnel::gone() {
   leaving_ = false;
   timer_.disarm();
-  behind_timer_.disarm();
+  laggards_timer_.disarm();
   ending_timer_.disarm();
+  room_timer_.disarm();
   wire_.close();
   loop_.defer(over_later_);
 }

@@ -10,7 +10,10 @@
 
 #include "common/reverse/engine.h"
 #include "worker/relay/wire.h"
+#include "worker/tunnel/laggards.h"
 #include "worker/tunnel/mux_side.h"
+#include "worker/tunnel/pipe.h"
+#include "worker/tunnel/scheduler.h"
 
 namespace ebb::tunnel {
 
@@ -21,11 +24,10 @@ inline std::uint64_t& last_tunnel_number() {
   return last;
 }
 
-/// What consumers of a peer without credit may hold, kept to within an eighth and one read.
-struct TunnelLimits {
-  std::size_t stream_buffer = 8u << 20;   // bytes queued towards one consumer
-  std::size_t tunnel_buffer = 32u << 20;  // and towards all consumers of a tunnel; with credit: what windows may cost
-  Duration stall = std::chrono::seconds(10);
+/// What consumers of a peer without credit may hold, kept to within one read. With credit, what all windows of a tunnel
+/// may cost: tunnel_buffer.
+struct TunnelLimits : LaggardLimits {
+  SourceLedger* sources = nullptr;  // null: nothing is counted by source
 };
 
 /// Whose tunnel it is. Nothing is called once the tunnel is dead, but on_tunnel_over().
@@ -35,8 +37,8 @@ class TunnelOwner {
   virtual void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) = 0;
   /// The engine was fed, ticked, or lost a stream: whoever keeps the pool may have to look at it again.
   virtual void on_tunnel_moved() {}
-  /// Whether the tunnel is read; not while a consumer lags too far.
-  virtual void on_reading_changed(bool /*reading*/) {}
+  /// Tunnel::congested() has changed.
+  virtual void on_congestion_changed() {}
   /// HalfClose::quiet: how long an answer must have paused before End stops it; 0: End at once.
   virtual Duration quiet_before_end() const { return Duration(0); }
   /// By deferred work, once: the owner may destroy the tunnel.
@@ -78,15 +80,17 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   std::size_t unsent() const { return wire_.queued(); }
   /// The same and what the peer's kernel has not acknowledged. A system call.
   std::size_t undelivered() const { return wire_.queued() + (wire_.stream() ? wire_.stream()->undelivered() : 0); }
-  /// A consumer lags so far that the tunnel is not read: no new streams for now.
-  bool congested() const { return over_limit_; }
+  /// A consumer lags, or lately did: no new streams while there is another tunnel.
+  bool congested() const { return congested_; }
+  /// What consumers without credit hold.
+  std::size_t held() const { return laggards_.queued(); }
   /// From the next look at its consumers on.
   void set_limits(TunnelLimits limits);
   net::Stream* transport() { return wire_.stream(); }
 
   // ---- streams. Opener: engine first, then send_frames(New).
   /// The side of a relay for a stream that is open; the caller wires the relay.
-  std::unique_ptr<MuxSide> make_side(StreamId stream);
+  std::unique_ptr<MuxSide> make_side(StreamId stream, SourceLedger::Key source = 0);
   /// Who is told what comes on `stream`, and its end.
   void set_stream_user(StreamId stream, StreamUser* user) { engine_->set_user(stream, user); }
   /// Frames that nothing holds back: Opens, Ends, answers.
@@ -109,7 +113,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void on_batch_end() override;
   void on_wire_end() override;
   void on_wire_failed(Error why) override;
-  void on_wire_room() override { serve_waiting(); }
+  void on_wire_room() override {}  // on_wire_progress() says more
   void on_wire_progress() override;
   void on_wire_sent_all() override;
 
@@ -123,11 +127,13 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
 
   // of sides
   void send_data(StreamId stream, ConstSpan piece);
-  std::size_t room() const;
-  void wait_for_room(MuxSide& side);
-  void wait_for_turn(MuxSide& side);
-  void stop_waiting(MuxSide& side);
-  void serve_waiting();
+  std::size_t ask(MuxSide& side);
+  void turn_over(MuxSide& side);
+  void credited(MuxSide& side);
+  std::size_t room();
+  void serve();
+  void serve_soon();
+  void consumer_holds(MuxSide::Lagging& consumer, std::size_t queued, std::uint64_t delivered);
   void tell_progress(StreamId stream, std::uint64_t sent_until);
   void consumed(StreamId stream, std::uint64_t bytes);
   bool send_fin(StreamId stream);
@@ -137,11 +143,8 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void end_those_due();
   void unlist(MuxSide& side);
 
-  // slow consumers of peers without credit (laggards.cc)
-  void add_behind(MuxSide& side);
-  void remove_behind(MuxSide& side);
-  void check_behind();
-  void set_over_limit(bool over);
+  void follow_laggards();
+  void laggards_due();
 
   void moved();
   void send_own(ConstSpan frames);
@@ -160,14 +163,13 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   std::string peer_;
   TimePoint since_;
   net::Timer timer_;
-  net::Timer behind_timer_;
+  net::Timer laggards_timer_;
   net::Timer ending_timer_;
-  net::Deferred check_later_;
+  net::Timer room_timer_;
   net::Deferred pump_later_;
   net::Deferred serve_later_;
   net::Deferred over_later_;
   std::vector<MuxSide*> dirty_;
-  std::vector<MuxSide*> behind_;
   struct Ending {
     TimePoint due;
     StreamId stream;
@@ -178,13 +180,23 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
     StreamId stream;
   };
   std::deque<Sent> progress_due_;     // whose producer is a stream of another tunnel
-  MuxSide* first_waiting_ = nullptr;  // sides whose other side was told to stop, in order
-  MuxSide* last_waiting_ = nullptr;
-  std::size_t unchecked_ = 0;  // bytes that came since check_behind()
+  struct Turn {
+    MuxSide* side = nullptr;
+    std::size_t bytes = 0;  // it may read
+    std::size_t used = 0;   // it has sent
+  };
+  Turn turn_;
+  Scheduler scheduler_;
+  Laggards laggards_;
+  Pipe pipe_;
+  std::uint64_t pipe_seen_ = 0;  // of wire_.written()
+  bool has_path_ = true;         // the wire can tell about it
+  bool serving_ = false;
   Error why_over_{};
   std::uint64_t left_at_ = 0;  // leaving: the wire's written() when the timer was set
   bool pressed_ = false;       // as the engine was told
-  bool over_limit_ = false;
+  bool reading_ = true;
+  bool congested_ = false;
   bool kicked_ = false;
   bool dead_ = false;
   bool leaving_ = false;  // dead, and the last bytes are on their way

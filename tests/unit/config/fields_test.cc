@@ -46,7 +46,7 @@ const std::string kEverything = R"({
   "ebbgate": {
     "workers": 2, "broker": {"loops": 1},
     "limits": {"maxConnections": 1000, "maxStreamsPerTunnel": 10, "maxHandshakes": 10, "streamBuffer": "1MiB",
-               "tunnelBuffer": 4194304, "memory": "1GiB"},
+               "tunnelBuffer": 4194304, "memory": "1GiB", "minDrain": "32KiB"},
     "timers": {"handshake": "5s", "tunnelWait": 0, "halfCloseHold": "1m", "stall": 1.5, "udpIdle": "60s", "probation": "1s",
                "ready": "1s", "hardStopAfter": "1h", "drainSpread": "1s", "brokerMove": "1s", "respawnBackoff": "0s",
                "stopGrace": "250ms"},
@@ -111,7 +111,7 @@ bool takes(const std::string& path, Kind kind) {
   const bool inbound_port = path == "$.inbounds[0].port" || path == "$.inbounds[1].port";
   if (inbound_port || ends({"sourcePort", "workers", "loops"}) || path.find(".rules[2].port") != std::string::npos ||
       path.find("limits.streamBuffer") != std::string::npos || path.find("limits.tunnelBuffer") != std::string::npos ||
-      path.find("limits.memory") != std::string::npos || path.find(".timers.") != std::string::npos) {
+      path.find("limits.memory") != std::string::npos || path.find("limits.minDrain") != std::string::npos || path.find(".timers.") != std::string::npos) {
     return kind == Kind::string || kind == Kind::number;
   }
   return false;

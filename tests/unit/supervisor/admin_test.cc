@@ -112,8 +112,8 @@ listeners
   0.0.0.0:81  #1
 
 portal "p"  domain d.test  dialect v2ray
-  ID       PEER       STATE   AGE   STREAMS  IN       OUT
-  2000007  1.2.3.4:5  active  1h2m  2        1.5 KiB  7 B
+  ID       PEER       STATE   AGE   STREAMS  IN       OUT  CONGESTED
+  2000007  1.2.3.4:5  active  1h2m  2        1.5 KiB  7 B  no
 )");
 }
 

@@ -109,7 +109,9 @@ TEST(Tunnel, ResetsADeadConsumerAloneAndNeverASlowOne) {
   small.capacity = 1000;
   Fixture f(stock(limits));
   auto [dead_id, dead] = f.visit(small);
-  auto [slow_id, slow] = f.visit(small);
+  MemoryFaults steady;
+  steady.capacity = 10'000;  // ten times a second: more than min_drain
+  auto [slow_id, slow] = f.visit(steady);
   auto [fast_id, fast] = f.visit();
   f.origins[dead_id.value]->put(random_bytes(4 << 20, 1));
   f.origins[slow_id.value]->put(random_bytes(3 << 20, 2));
