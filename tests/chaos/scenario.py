@@ -14,8 +14,14 @@ ASAN = os.environ.get("EBB_PRESET") == "asan"
 # Of the rates in the table. The short form shares its machine with a build server's other work; sanitizers are slow.
 SCALE = float(os.environ.get("EBB_CHAOS_SCALE", 0.1 if ASAN else 1 if FULL else 0.5))
 
-# Reloads follow one another as fast as they can.
-QUICK = {"probation": "100ms", "respawnBackoff": 0, "halfCloseHold": "1s", "drainSpread": "1s", "stopGrace": "2s"}
+# The shipped defaults that a scenario does not use, and why: reloads, upgrades and crashes follow one another as fast as they
+# can, so that many fall into seconds of load. How a stream is carried is never changed.
+QUICK = {
+    "probation": "100ms",   # 10 s: one reload would be all that fits in
+    "respawnBackoff": 0,    # 1 s: a crash would be measured by the pause after it
+    "drainSpread": "1s",    # 10 s: tunnels that move to a new broker do so within the load, not after it
+    "stopGrace": "2s",      # 5 s: streams that stay are cut at the end of every scenario, and nothing is learnt by waiting
+}
 
 
 def full_only(what):

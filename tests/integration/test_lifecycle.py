@@ -117,7 +117,7 @@ class Stopping(case.PairCase):
         self.assertIn(visitors.ending(stream.sock, 1), ("rst", "fin"))
 
     def test_quit_finishes_what_is_open(self):
-        self.start_pair(portal_extra=configs.SHORT_HOLD)
+        self.start_pair()
         stream = self.open_echo(self.public)
         stream.exchange()
         self.portal.signal(signal.SIGQUIT)

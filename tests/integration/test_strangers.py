@@ -9,7 +9,7 @@ import socket
 import time
 import unittest
 
-from ebbtest import case, configs, origin, tap, visitors, wait
+from ebbtest import case, origin, tap, visitors, wait
 
 DRAIN_LIMIT = 54 + 3265 + 64
 
@@ -115,7 +115,7 @@ class Strangers(case.PairCase):
 class Rude(case.PairCase):
     def test_visitors_that_come_and_go(self):
         """Reset before, while and after a request: nothing is left behind, the tunnel stays."""
-        self.start_pair(tapped=True, portal_extra=configs.SHORT_HOLD)
+        self.start_pair(tapped=True)
         chance = random.Random(4)
         for _ in range(300):
             sock = visitors.connect(self.public)

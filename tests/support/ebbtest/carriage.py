@@ -50,7 +50,7 @@ class Closing(Story):
     close_s = 0.02      # from the visitor's close to the origin's end of stream
     transfer_s = 0.5    # an upload that is over when the visitor closes (FTP's STOR)
     end_s = 0.005       # from the origin's end of stream to the visitor's
-    left_s = 0.5        # until nothing is left of visitors who have gone
+    left_s = 2.0        # until nothing is left of visitors who have gone: those of a tunnel whose hello was under way need 1 s
     gap_ms = 10_000     # silence of a half-closed stream that is still worth waiting for
     cancel_s = 2.0
 
@@ -92,9 +92,10 @@ class Closing(Story):
         begin = time.monotonic()
         for client in clients:
             client.close()
-        wait.until("no connection is left at the origin", lambda: self.web.open_count() == 0,
-                   TIMES * self.left_s + case.SLACK_S, step=0.005)
-        self.say(f"the last of 150 was gone after {1000 * (time.monotonic() - begin):.0f} ms")
+        wait.until("no connection is left at the origin", lambda: self.web.open_count() == 0, 10, step=0.005)
+        took = time.monotonic() - begin
+        self.say(f"the last of 150 was gone after {1000 * took:.0f} ms")
+        self.assertLess(took, TIMES * self.left_s + case.SLACK_S)
 
     def test_half_closed_visitor_gets_all_pieces(self):
         self.start_pair()
@@ -125,7 +126,7 @@ class Closing(Story):
             sock, visit = self.asked(b"AFTER 50 answer\n")
             self.assertEqual(sock.recv(100), b"answer")
             self.assertEqual(sock.recv(100), b"")
-            took.append(time.monotonic() - visit.ended)
+            took.append(self.since_end(visit))
         self.measured("the origin's end at the visitor", took, self.end_s)
 
     @case.alone
@@ -143,6 +144,12 @@ class Closing(Story):
                 wait.until("2 s have passed", lambda begin=begin: time.monotonic() > begin + 2, 3)
                 for side in self.ours():
                     self.idle(side)
+
+    @staticmethod
+    def since_end(visit: origin.Visit) -> float:
+        """Seconds since the origin ended the stream; 0 where the news was faster than its own note."""
+        now = time.monotonic()
+        return max(0.0, now - visit.ended) if visit.ended else 0.0
 
     def ours(self) -> list:
         return [side for side in (self.portal, self.bridge) if side.kind == "ours"]

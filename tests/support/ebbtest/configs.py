@@ -9,8 +9,6 @@ SEEDS = os.path.join(ROOT, "tests", "vectors", "configs", "seeds")
 SEED_NAMES = {"000": "seed-000-en", "001": "seed-001-ko", "002": "seed-002-zh", "003": "seed-003-xray",
               "004": "seed-004-guide"}
 UUID = "27848739-7e62-4138-9fd3-098a63964b6b"
-# V2Ray's mux has no half-close: a visitor's end of stream may be a half-close and is held for 60 s unless a portal says:
-SHORT_HOLD = {"ebbgate": {"timers": {"halfCloseHold": "1s"}}}
 
 
 def seed(number: str, role: str, public: int, tunnel: int, origin: int, for_v2ray: bool) -> str:

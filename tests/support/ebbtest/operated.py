@@ -10,8 +10,14 @@ from . import case, procfs, programs, service, visitors, wait
 class Operated(case.PairCase):
     """self.portal and self.bridge outlive their supervisors; self.config is the portal's, written by write()."""
 
-    probation = "100ms"
-    timers: dict = {}
+    # The only shipped defaults that are not in force here, and why. How a stream is carried is never changed.
+    probation = "100ms"  # 10 s: what happens in it has tests of its own, which set it; all others would wait for its end
+    timers: dict = {}    # of one test's own, over these
+    _TIMERS = {
+        "respawnBackoff": 0,     # 1 s: a test that kills one process after another would measure the pauses between them
+        "drainSpread": "100ms",  # 10 s: over how long tunnels move to a new broker; a test has one or two
+        "stopGrace": "1s",       # 5 s: how long a stop waits for streams that a test leaves open on purpose
+    }
 
     def program(self, kind: str, name: str, config: str, **options) -> service.Service:
         it = service.Service(programs.implementation(kind), name, self.directory, json.loads(config), **options)
@@ -21,8 +27,7 @@ class Operated(case.PairCase):
 
     def start_operated(self, env: dict | None = None, tapped: bool = False, **settings) -> None:
         """`env`: more of the portal's environment. `settings`: of the portal's ebbgate."""
-        timers = {"probation": self.probation, "respawnBackoff": 0, "halfCloseHold": "1s", "drainSpread": "100ms",
-                  "stopGrace": "1s", **self.timers}
+        timers = {"probation": self.probation, **self._TIMERS, **self.timers}
         self.make_pair(tapped=tapped, portal_extra={"ebbgate": {"workers": 2, "timers": timers, **settings}},
                        bridge_extra={"ebbgate": {"timers": timers}})
         self.portal._env.update(env or {})

@@ -38,7 +38,7 @@ class Visit:
         self.accepted = time.monotonic()
         self.first_byte = self.eof = self.cut = 0.0
         self.ended = 0.0  # when we ended the stream ourselves
-        self.received = 0
+        self.received = self.sent = 0  # bytes; sent: by FLOOD, when a block of 1 MiB has gone into the kernel
         self.command = b""
 
 
@@ -231,6 +231,7 @@ class Origin:
     def _flood(self, sock, visit, words, rest):
         while True:
             sock.sendall(pattern.BLOCK)
+            visit.sent += len(pattern.BLOCK)
 
 
 def take(sock: socket.socket, size: int, first: bytes = b"") -> str:
