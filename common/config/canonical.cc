@@ -338,8 +338,6 @@ class Canonical {
     json_.open("admin", '{');
     if (settings.admin_socket) json_.text("socket", *settings.admin_socket);
     json_.close('}');
-    json_.text("user", settings.user);
-    json_.text("group", settings.group);
     json_.open("log", '{');
     json_.text("format", config.log.json ? "json" : "text");
     json_.close('}');

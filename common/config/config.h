@@ -125,7 +125,7 @@ struct Limits {
   std::uint32_t max_handshakes = 4096;
   std::uint64_t stream_buffer = 8u << 20;
   std::uint64_t tunnel_buffer = 32u << 20;
-  std::uint64_t memory = 0;  // 0 = a quarter of RAM
+  std::uint64_t memory = 0;             // 0 = a quarter of RAM
   std::uint64_t min_drain = 64u << 10;  // bytes a second that a consumer with a full queue has to take
 };
 
@@ -152,8 +152,6 @@ struct Settings {
   std::uint32_t max_generations = 4;
   std::string runtime_dir;                  // "" = spec/processes.md 11.1
   std::optional<std::string> admin_socket;  // "" = off; nullopt = in the runtime directory
-  std::string user;
-  std::string group;
 };
 
 struct Config {

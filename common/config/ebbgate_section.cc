@@ -57,6 +57,7 @@ void read_timers(const Value& value, Timers& timers) {
   duration("halfCloseHold", timers.half_close_hold);
   duration("stall", timers.stall);
   duration("udpIdle", timers.udp_idle);
+  fields.no_effect({"udpIdle"}, "has no effect: UDP is not carried yet");
   duration("probation", timers.probation);
   duration("ready", timers.ready);
   duration("hardStopAfter", timers.hard_stop_after);
@@ -150,6 +151,7 @@ void read_ebbgate(const Value& section, Draft& draft) {
   if (const auto broker = fields.find("broker")) {
     Fields inner(*broker);
     read_count_or_auto(inner, "loops", settings.broker_loops);
+    if (settings.broker_loops > 1) inner.no_effect({"loops"}, "has no effect: a broker runs one loop so far");
   }
   if (const auto limits = fields.find("limits")) read_limits(*limits, settings.limits);
   if (const auto timers = fields.find("timers")) read_timers(*timers, settings.timers);
@@ -162,8 +164,10 @@ void read_ebbgate(const Value& section, Draft& draft) {
     settings.admin_socket = inner.string("socket");
     inner.unsupported("http", "admin.http is not built yet", "use the admin socket");
   }
-  settings.user = fields.string("user").value_or("");
-  settings.group = fields.string("group").value_or("");
+  for (const auto* key : {"user", "group"}) {
+    fields.unsupported_text(key, "giving up root is not built yet: ebbgate runs as who started it",
+                            "remove it and start ebbgate as that user, with systemd User= and Group=, or setpriv");
+  }
   if (const auto log = fields.find("log")) {
     Fields inner(*log);
     constexpr std::pair<std::string_view, bool> kFormats[] = {{"text", false}, {"json", true}};

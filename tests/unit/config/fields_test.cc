@@ -53,7 +53,7 @@ const std::string kEverything = R"({
     "maxGenerations": 3,
     "portals": {"p": {"dialect": "xray", "tunnels": 2, "policy": "hash", "allowUnauthenticated": true, "proxyProtocol": 0}},
     "bridges": {"b": {"minTunnels": 2, "maxTunnels": 4, "proxyProtocol": 0}},
-    "runtimeDir": "/run/x", "admin": {"socket": ""}, "user": "u", "group": "g", "log": {"format": "json"}}
+    "runtimeDir": "/run/x", "admin": {"socket": ""}, "user": "", "group": "", "log": {"format": "json"}}
 })";
 
 Tree parsed(const std::string& text) {
@@ -132,6 +132,19 @@ TEST(Fields, EverythingLoads) {
   EXPECT_EQ(loaded.config->portals[0].policy, PickPolicy::hash);
   EXPECT_EQ(loaded.config->bridges[0].max_tunnels, 4u);
   EXPECT_TRUE(loaded.config->log.json);
+}
+
+TEST(Fields, WhatHasNoEffectYetIsSaidOrRefused) {
+  const auto loaded = load_text(R"({"outbounds": [{"protocol": "freedom"}], "ebbgate": {
+    "broker": {"loops": 2}, "timers": {"udpIdle": "1m"}, "user": "nobody", "group": "nogroup"}})");
+  EXPECT_FALSE(loaded.config);
+  for (const auto* path : {"$.ebbgate.user", "$.ebbgate.group"}) EXPECT_TRUE(has(loaded, "UNSUPPORTED", path)) << path;
+  for (const auto* path : {"$.ebbgate.broker.loops", "$.ebbgate.timers.udpIdle"}) {
+    EXPECT_TRUE(has(loaded, "INEFFECTIVE", path)) << path;
+  }
+  EXPECT_NE(all_text(loaded).find("User="), std::string::npos);  // what to do instead
+  const auto one = load_text(R"({"outbounds": [{"protocol": "freedom"}], "ebbgate": {"broker": {"loops": 1}}})");
+  EXPECT_TRUE(one.config && one.diagnostics.empty()) << all_text(one);  // as it is
 }
 
 TEST(Fields, EveryWrongTypeIsReportedAtItsPath) {

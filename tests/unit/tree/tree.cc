@@ -168,4 +168,36 @@ Complaints heavy_headers(const Sources& sources) {
   return out;
 }
 
+Complaints unread_settings(const Sources& sources) {
+  static const std::regex field(R"(^  [A-Za-z][\w:<>]* (\w+)(\{[^;]*\}| = [^;]*)?;)", std::regex::multiline);
+  const auto header = std::ranges::find(sources, "common/config/config.h", &Source::path);
+  if (header == sources.end()) return {"common/config/config.h is not there"};
+  const auto read = [&](const std::string& name, std::string_view holders) {
+    const std::regex use(std::string(holders) + "(\\.|->)" + name + "\\b");
+    return std::ranges::any_of(sources, [&](const Source& source) {
+      return !is_test(source) && !below(source.path, "common/config") && source.text.contains(name) &&
+             std::regex_search(source.text, use);
+    });
+  };
+  Complaints out;
+  for (const std::string_view holder : {"Limits", "Timers", "Settings", "Portal", "Bridge"}) {
+    const std::string open = "struct " + std::string(holder) + " {";
+    const auto begin = header->text.find(open);
+    const auto end = header->text.find("\n};", begin);
+    if (begin == std::string::npos || end == std::string::npos) {
+      out.push_back("no " + open);
+      continue;
+    }
+    const std::string body = header->text.substr(begin, end - begin);
+    for (auto it = std::sregex_iterator(body.begin(), body.end(), field); it != std::sregex_iterator(); ++it) {
+      const std::string name = (*it)[1];
+      // A short word is a member of many things: only then the name of what holds it counts, too.
+      const bool own = name.contains('_') || holder == "Portal" || holder == "Bridge";
+      if (!read(name, own ? "" : R"(\b(settings|limits|timers)_?(\(\))?)"))
+        out.push_back(std::string(holder) + "::" + name);
+    }
+  }
+  return out;
+}
+
 }  // namespace ebb::tree

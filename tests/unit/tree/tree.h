@@ -33,4 +33,8 @@ Complaints io_in_pure_code(const Sources& sources);
 /// Headers that are slow to compile belong into one .cc.
 Complaints heavy_headers(const Sources& sources);
 
+/// Fields of ebbgate's own settings (structs of common/config/config.h) that nobody outside common/config reads, as
+/// "Timers::udp_idle": they would be accepted and ignored.
+Complaints unread_settings(const Sources& sources);
+
 }  // namespace ebb::tree

@@ -83,7 +83,40 @@ TEST(TreeRules, NoticeHeavyHeaders) {
   EXPECT_FALSE(heavy_headers({{"a/a.h", "#include <CLI/CLI.hpp>\n"}}).empty());
 }
 
+TEST(TreeRules, NoticeSettingsWithoutAReader) {
+  const Source header{"common/config/config.h", R"(
+struct Limits {
+  std::uint64_t memory = 0;  // of all
+};
+struct Timers {
+  std::optional<Millis> handshake;
+  Millis udp_idle{120'000};
+};
+struct Settings {
+  Limits limits;
+  Timers timers;
+  std::string user;
+};
+struct Portal {
+};
+struct Bridge {
+};
+)"};
+  const Source parser{"common/config/parser.cc", "settings.user = limits.memory;"};
+  const Source test{"tests/unit/a.cc", "settings.user = timers.udp_idle;"};
+  const Source reader{"worker/a.cc", "f(settings.limits.memory, who.user, settings().timers, timers.handshake);"};
+  EXPECT_EQ(unread_settings({header, parser, test, reader}), (Complaints{"Timers::udp_idle", "Settings::user"}));
+  EXPECT_EQ(unread_settings({header, {"worker/a.cc", "x->udp_idle, settings_.user"}}),
+            (Complaints{"Limits::memory", "Timers::handshake", "Settings::limits", "Settings::timers"}));
+}
+
 // And the tree keeps them.
+
+TEST(Tree, EverySettingHasAReader) {
+  // Of these common/config says that they have no effect; Fields.WhatHasNoEffectYetIsSaidOrRefused is the test of that.
+  const Complaints reported{"Timers::udp_idle"};
+  EXPECT_EQ(unread_settings(read_sources({"common", "ipc", "supervisor", "worker"})), reported);
+}
 
 TEST(Tree, DependenciesPointDownwards) {
   const Sources sources = everything();
