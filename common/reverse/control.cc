@@ -252,13 +252,6 @@ std::string_view name_of(Dialect dialect) {
   return {};
 }
 
-std::optional<Dialect> dialect_named(std::string_view text) {
-  for (const auto dialect : {Dialect::v2ray, Dialect::v2fly, Dialect::xray}) {
-    if (name_of(dialect) == text) return dialect;
-  }
-  return std::nullopt;
-}
-
 bool is_control_name(std::string_view host) {
   return host == kControlNameV2ray || host == kControlNameV2fly || host == kControlNameXray ||
          host == kControlNameOldXray;

@@ -90,7 +90,6 @@ inline constexpr std::string_view kControlNameOldXray = "reverse.internal.exampl
 
 std::string_view control_name(Dialect dialect);
 std::string_view name_of(Dialect dialect);  // "v2ray", "v2fly", "xray": configuration and logs
-std::optional<Dialect> dialect_named(std::string_view text);
 /// One of the four names, exact and case-sensitive.
 bool is_control_name(std::string_view host);
 

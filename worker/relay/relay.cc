@@ -192,9 +192,7 @@ void Relays::keep_bound() {
 }
 
 void Relays::sweep() {
-  if (dead_ == nullptr) return;
   while (dead_ != nullptr) delete std::exchange(dead_, dead_->next_);
-  if (size_ == 0 && on_empty) on_empty();
 }
 
 void Relays::abort_all(const Error& why) {

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 #include "common/base/bytes.h"
@@ -155,8 +154,6 @@ class Relays {
   /// More relays than this, and those of them that have waited longest are reset: clients who have left may fill no
   /// table. No bound by default.
   void set_half_closed_bound(std::size_t relays) { bound_ = relays; }
-  /// Called once whenever the last relay has gone.
-  std::function<void()> on_empty;
 
  private:
   friend class Relay;

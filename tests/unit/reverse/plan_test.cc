@@ -88,31 +88,6 @@ TEST(BridgePlan, APortalThatAnsweredIsDialledAtOnceAgainHoweverOftenItDies) {
   EXPECT_EQ(plan.dials_due({}, now + milliseconds(241)), 2U);
 }
 
-TEST(WaitingRoom, ServesInOrderAndExpires) {
-  WaitingRoom room(seconds(5));
-  EXPECT_TRUE(room.add(1, kStart));
-  EXPECT_TRUE(room.add(2, kStart + seconds(1)));
-  EXPECT_TRUE(room.add(3, kStart + seconds(2)));
-  EXPECT_FALSE(room.add(3, kStart + seconds(2)));
-  EXPECT_EQ(room.next_deadline(), kStart + seconds(5));
-  EXPECT_TRUE(room.remove(2));
-  EXPECT_FALSE(room.remove(2));
-  EXPECT_TRUE(room.expire(kStart + milliseconds(4999)).empty());
-  EXPECT_EQ(room.expire(kStart + seconds(5)), (std::vector<WaitingRoom::Key>{1}));
-  EXPECT_EQ(room.next(), 3U);
-  EXPECT_EQ(room.next(), std::nullopt);
-  EXPECT_EQ(room.next_deadline(), std::nullopt);
-}
-
-TEST(WaitingRoom, IsBoundedAndCanBeOff) {
-  WaitingRoom room;
-  for (std::uint64_t i = 0; i < 1024; ++i) EXPECT_TRUE(room.add(i, kStart));
-  EXPECT_FALSE(room.add(5000, kStart));
-  EXPECT_EQ(room.expire(kStart + seconds(5)).size(), 1024U);
-  WaitingRoom off(seconds(0));
-  EXPECT_FALSE(off.add(1, kStart));
-}
-
 TEST(PortalPlan, AsksUntilTheNumberIsThere) {
   std::vector<PoolMember> pool{{.id = TunnelId{1}}};
   EXPECT_EQ(tunnels_to_ask(pool, 0), Ids());

@@ -175,7 +175,7 @@ TEST(ReverseScripts, OursDoesWhatTheScriptsSay) {
   std::set<std::string> played;
   for (const auto& [name, script] : by_name) {
     SCOPED_TRACE(name);
-    if (name == "portal_no_bridge") continue;  // no tunnel at all: WaitingRoom's tests
+    if (name == "portal_no_bridge") continue;  // no tunnel at all: visitors wait as offers, see offer_intake_test.cc
     const Json* steps = &(*script)["steps"];
     const auto& ours = (*script)["ours"];
     if (ours.kind() == Json::Kind::object && ours.has("steps")) {
