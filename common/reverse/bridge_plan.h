@@ -24,7 +24,7 @@ struct BridgeLoad {
 };
 
 /// Rule: a tunnel when there is none active, or sessions / active > 16 (integer division, dials under way count as
-/// active); back-off after failures: at once, 0.5, 1, 2, 2 ... s, each +-20 %. Source: spec/reverse.md 3.1, 8.6.
+/// active); back-off after failures: at once, 0.5, 1, 2, 2 ... s, each +-20 %. Source: PROTOCOL.md, bridge.
 class BridgePlan {
  public:
   static constexpr auto kSettled = std::chrono::seconds(2);         // lost sooner, and unanswered: a failed dial

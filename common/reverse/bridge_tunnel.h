@@ -17,7 +17,7 @@
 namespace ebb::reverse {
 
 struct BridgeTunnelSettings {
-  std::string domain;  // the bridge's own; a New for it is refused (spec/reverse.md 4.6)
+  std::string domain;  // the bridge's own; a New for it is refused (PROTOCOL.md, registration)
   bool answer_hello = true;
   Hello hello;                      // what we say of ourselves; max_data 0 = 65535
   std::uint64_t seed = 0;           // padding

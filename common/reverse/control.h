@@ -8,7 +8,7 @@
 //   message Ping    { fixed64 id = 1; bool reply = 2; }
 //   message Notice  { uint32 code = 1; string text = 2; uint32 retry_after_ms = 3; }
 //
-// Protobuf by hand: it is five tags, and the sizes are bounded here. Source: spec/reverse.md 2.2, 9.2.
+// Protobuf by hand: it is five tags, and the sizes are bounded here. Source: PROTOCOL.md, control stream.
 #pragma once
 
 #include <array>
@@ -33,8 +33,7 @@ inline constexpr std::uint64_t kFeatureCredit = 0x01;         // nobody sends on
 inline constexpr std::uint64_t kFeatureHalfClose = 0x02;      // Keep frames have a FIN bit
 inline constexpr std::uint64_t kFeaturePing = 0x08;           // Ping messages, answered at once
 inline constexpr std::uint64_t kFeaturePacketAddress = 0x10;  // a UDP Keep may say where its datagram goes or is from
-inline constexpr std::uint64_t kOurFeatures =
-    kFeatureCredit | kFeatureHalfClose | kFeaturePing | kFeaturePacketAddress;
+inline constexpr std::uint64_t kOurFeatures = kFeatureCredit | kFeatureHalfClose | kFeaturePing | kFeaturePacketAddress;
 
 struct Hello {
   std::uint32_t version = 1;
@@ -81,7 +80,7 @@ Bytes encode_control(const Control& message);
 /// (over kMaxControl, or a field that runs over the end), bad_command (a tag or wire type that does not exist).
 Decoded<Control> decode_control(ConstSpan in);
 
-/// What the peer calls the control stream decides who it is. Source: spec/reverse.md 1.
+/// What the peer calls the control stream decides who it is. Source: PROTOCOL.md, control stream.
 enum class Dialect : std::uint8_t { v2ray, v2fly, xray };
 inline constexpr std::string_view kControlNameV2ray = "reverse.internal.v2ray.com";
 inline constexpr std::string_view kControlNameV2fly = "reverse.internal.v2fly.org";

@@ -1,5 +1,5 @@
-// The credit of all streams of one tunnel between our own nodes, and the Window messages it owes. Sans-IO. What a window
-// is and may cost: credit.h. Source: PROTOCOL.md, credit.
+// The credit of all streams of one tunnel between our own nodes, and the Window messages it owes. Sans-IO. What a
+// window is and may cost: credit.h. Source: PROTOCOL.md, credit.
 #pragma once
 
 #include <cstdint>

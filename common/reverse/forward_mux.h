@@ -1,5 +1,5 @@
-// The acceptor's end of a forward-mux connection (`"mux": {"enabled": true}` at a client): streams, and the two reasons for
-// which it ends by itself. Sans-IO.
+// The acceptor's end of a forward-mux connection (`"mux": {"enabled": true}` at a client): streams, and the two reasons
+// for which it ends by itself. Sans-IO.
 #pragma once
 
 #include <optional>

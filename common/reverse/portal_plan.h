@@ -22,7 +22,7 @@ struct PoolMember {
 /// Tunnels to call ask_for_another() on, so that each bridge comes to `wanted` tunnels (0 and 1 = what the bridge
 /// gives; a congested tunnel always calls for another). A bridge dials when none of its tunnels is unasked, so all of
 /// them are asked until the number is there; the newest stays unasked. `members` in order of arrival.
-/// Source: spec/reverse.md 8.3.
+/// Source: PROTOCOL.md, DRAIN.
 std::vector<TunnelId> tunnels_to_ask(std::span<const PoolMember> members, std::size_t wanted);
 
 /// Draining tunnels whose bridge has another one that does not drain, in the order of `members`: set_replaced(true) on

@@ -10,11 +10,11 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// spec/reverse.md 8.2: the probe's clock.
+// PROTOCOL.md, probe: its clock.
 constexpr auto kHelloWait = milliseconds(150);
 constexpr auto kOneAnswerWait = milliseconds(400);
 constexpr auto kNoAnswerWait = seconds(10);
-constexpr auto kIdleCheck = seconds(16);     // spec/mux-cool.md 8.1, double check
+constexpr auto kIdleCheck = seconds(16);     // common/protocol/mux/PROTOCOL.md, idle
 constexpr StreamId kPingId{0xffff};          // never allocated, so every peer answers End
 constexpr std::size_t kInternalStreams = 8;  // room for control and probe beside the users' streams
 
@@ -245,7 +245,7 @@ void PortalTunnel::control_lost(TimePoint now) {
   control_.reset();
   next_beat_ = TimePoint::max();
   if (peer_hello_ || settings_.forced || !dialect_) return;
-  // A stock bridge never ends the right control stream: the guess was wrong (spec/reverse.md 8.2).
+  // A stock bridge never ends the right control stream: the guess was wrong (PROTOCOL.md, probe).
   tried_ |= 1U << static_cast<unsigned>(*dialect_);
   for (const auto next : {Dialect::v2ray, Dialect::v2fly, Dialect::xray}) {
     if ((tried_ >> static_cast<unsigned>(next) & 1U) != 0) continue;

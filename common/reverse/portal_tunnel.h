@@ -16,7 +16,7 @@
 namespace ebb::reverse {
 
 struct PortalTunnelSettings {
-  std::string domain;                   // the portal's own; never put into a New frame (spec/reverse.md 4.6)
+  std::string domain;                   // the portal's own; never put into a New frame (PROTOCOL.md, registration)
   std::optional<Dialect> forced;        // configuration, or a VLESS command-4 tunnel (xray): no probe, no hello
   std::optional<Dialect> remembered;    // from the last tunnel of this user and domain: probed first, still verified
   bool offer_hello = true;              // false: the probe frames carry no marker
@@ -93,11 +93,11 @@ class PortalTunnel final : public Engine {
   /// the portal. A draining tunnel closes as soon as it is empty then; without that it stays, for visitors who come.
   void set_replaced(bool replaced) { replaced_ = replaced; }
   bool replaced() const { return replaced_; }
-  /// DRAIN technique (spec/reverse.md 8.3): makes the bridge dial another tunnel; this one stays fully usable.
+  /// DRAIN technique (PROTOCOL.md, DRAIN): makes the bridge dial another tunnel; this one stays fully usable.
   void ask_for_another(TimePoint now);
   bool asked_for_another() const { return tell_drain_; }
   void set_max_streams(std::size_t streams) { settings_.max_streams = streams; }
-  /// A consumer lags (spec/mux-cool.md 7): no new streams for now.
+  /// A consumer lags (common/protocol/mux/PROTOCOL.md, slow consumers): no new streams for now.
   void set_congested(bool congested) { congested_ = congested; }
   /// Planned replacement or `ctl drain`: DRAIN, with notice code 1 to our own bridge, and no new streams while another
   /// tunnel is there.

@@ -24,7 +24,7 @@ enum class TunnelEnd : std::uint8_t {
 std::string_view name_of(TunnelEnd end);
 
 /// What may be done when our side of a stream sends no more and the peer's answer is still to come. Source:
-/// spec/mux-cool.md 6.3.
+/// common/protocol/mux/PROTOCOL.md, half-closes.
 enum class HalfClose : std::uint8_t {
   none,    // End, which ends both directions
   fin,     // agreed: FIN bit at once, the answer takes its time
@@ -48,7 +48,7 @@ bool same_name(std::string_view a, std::string_view b);
 class Padding {
  public:
   explicit Padding(std::uint64_t seed) : state_(seed) {}
-  /// 1..63 bytes, never empty, so that a beat is never skipped (spec/reverse.md 2.2, 8.5).
+  /// 1..63 bytes, never empty, so that a beat is never skipped (PROTOCOL.md, control stream).
   Bytes next();
 
  private:

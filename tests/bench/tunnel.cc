@@ -74,9 +74,8 @@ void carry(benchmark::State& state) {
         loop, blocks, layers::Stack(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random)),
         portal_settings);
     reverse::BridgeTunnelSettings bridge_settings;
-    Link<reverse::BridgeTunnel> bridge(loop, blocks,
-                                       layers::Stack(std::make_unique<layers::VmessClientLayer>(*handshake, random)),
-                                       bridge_settings);
+    Link<reverse::BridgeTunnel> bridge(
+        loop, blocks, layers::Stack(std::make_unique<layers::VmessClientLayer>(*handshake, random)), bridge_settings);
     std::vector<Fd> visitors, origins;
     bridge.opened = [&](StreamId stream) {
       auto [mine, theirs] = tcp_pair();

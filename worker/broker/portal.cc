@@ -45,8 +45,8 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
 // --- PortalLink ------------------------------------------------------------------------------------------------------
 
 PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
-    : Link(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.stack),
-           portal.tunnel_limits(), offer.peer,
+    : Link(portal.home_.around.loop, portal.home_.around.blocks, std::move(offer.stack), portal.tunnel_limits(),
+           offer.peer,
            std::make_unique<reverse::PortalTunnel>(portal.tunnel_settings(offer), portal.home_.around.loop.now())),
       portal_(portal),
       bridge_key_(key_of(offer)),

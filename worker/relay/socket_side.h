@@ -15,8 +15,8 @@ class SocketSide : public Side, protected WireObserver {
 
   /// How a peer is treated once the other side is gone in both directions and he has been told the end.
   struct Parting {
-    Duration linger = std::chrono::seconds(2);               // for his own end
-    std::size_t takes = static_cast<std::size_t>(-1);        // bytes he may go on sending, thrown away; then a reset
+    Duration linger = std::chrono::seconds(2);         // for his own end
+    std::size_t takes = static_cast<std::size_t>(-1);  // bytes he may go on sending, thrown away; then a reset
   };
   void set_parting(Parting parting) { parting_ = parting; }
   /// Starts on a connected stream; `unread`: read earlier, not yet opened.

@@ -165,8 +165,8 @@ void MuxSide::on_batch_end() {
   report_consumed();
 }
 
-/// Credit follows what the consumer passes on, or who holds too much is known by it. A side that seals counts a little more than it was given, so that the
-/// last bytes are told when all have gone.
+/// Credit follows what the consumer passes on, or who holds too much is known by it. A side that seals counts a little
+/// more than it was given, so that the last bytes are told when all have gone.
 void MuxSide::report_consumed() {
   if (tunnel_ == nullptr) return;
   if (!credited_) {

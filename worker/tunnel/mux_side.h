@@ -62,9 +62,9 @@ class MuxSide final : public relay::Side, public Source, private StreamUser {
 
   Tunnel* tunnel_;  // null once the stream is over
   StreamId stream_;
-  bool credited_;           // both directions
+  bool credited_;  // both directions
   bool fin_sent_ = false;
-  bool end_sent_ = false;   // and listens for the rest of the answer
+  bool end_sent_ = false;    // and listens for the rest of the answer
   bool end_wanted_ = false;  // send_end() came while bytes were held back
   bool winding_ = false;     // and wind_down()
   SourceLedger::Key source_;
@@ -74,12 +74,12 @@ class MuxSide final : public relay::Side, public Source, private StreamUser {
     MuxSide& side;
   };
   std::unique_ptr<Lagging> lagging_;
-  Bytes held_back_;                   // given to us beyond the credit: what was read before anybody could ask
-  std::uint64_t received_ = 0;        // payload of the peer
-  std::uint64_t consumed_ = 0;        // of it, what the engine knows to have left
-  std::size_t dirty_at_ = kNowhere;   // place in the list of those who got data in this batch
-  std::uint64_t sent_until_ = 0;      // the wire's accepted() behind our last bytes
-  TimePoint heard_at_{};  // last data of the peer
+  Bytes held_back_;                  // given to us beyond the credit: what was read before anybody could ask
+  std::uint64_t received_ = 0;       // payload of the peer
+  std::uint64_t consumed_ = 0;       // of it, what the engine knows to have left
+  std::size_t dirty_at_ = kNowhere;  // place in the list of those who got data in this batch
+  std::uint64_t sent_until_ = 0;     // the wire's accepted() behind our last bytes
+  TimePoint heard_at_{};             // last data of the peer
 };
 
 }  // namespace ebb::tunnel

@@ -12,7 +12,7 @@
 namespace ebb::tunnel {
 namespace {
 
-constexpr auto kLeave = std::chrono::seconds(10);           // without progress: then the last bytes are given up
+constexpr auto kLeave = std::chrono::seconds(10);  // without progress: then the last bytes are given up
 
 }  // namespace
 

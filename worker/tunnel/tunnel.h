@@ -1,5 +1,5 @@
-// A tunnel: one wire that carries many streams, an engine that knows their rules (common/reverse/engine.h), and who of the
-// streams may use the wire next. Frames out of sides, frames into sides, slow consumers of peers without credit.
+// A tunnel: one wire that carries many streams, an engine that knows their rules (common/reverse/engine.h), and who of
+// the streams may use the wire next. Frames out of sides, frames into sides, slow consumers of peers without credit.
 #pragma once
 
 #include <cstdint>
@@ -179,7 +179,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
     std::uint64_t until;  // of wire_.written()
     StreamId stream;
   };
-  std::deque<Sent> progress_due_;     // whose producer is a stream of another tunnel
+  std::deque<Sent> progress_due_;  // whose producer is a stream of another tunnel
   struct Turn {
     MuxSide* side = nullptr;
     std::size_t bytes = 0;  // it may read

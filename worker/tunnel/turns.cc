@@ -7,7 +7,7 @@
 namespace ebb::tunnel {
 namespace {
 
-constexpr std::size_t kMostQueued = relay::Wire::kHigh;    // above, nobody reads
+constexpr std::size_t kMostQueued = relay::Wire::kHigh;  // above, nobody reads
 
 }  // namespace
 

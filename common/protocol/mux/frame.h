@@ -3,7 +3,7 @@
 //   [0,2) metadata length m, big-endian, 4..512    [2,4) session id   [4] status   [5] options
 //   [6,2+m) status dependent; and if option bit 0: [2+m,4+m) data length n, then n bytes of data
 //
-// Source: spec/mux-cool.md 1 and 2.
+// Source: PROTOCOL.md, frame.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,7 @@ inline constexpr std::size_t kMaxDatagram = 2048;      // data per UDP frame tow
 inline constexpr std::size_t kMaxDatagramXray = 8192;
 inline constexpr std::size_t kMaxDataEver = 65535;  // what the length field can say; we read all of it
 
-/// Trailing metadata of our own probe frames: "I speak MXR 1" (spec/reverse.md 9.1).
+/// Trailing metadata of our own probe frames: "I speak MXR 1" (common/reverse/PROTOCOL.md, MXR).
 inline constexpr std::uint8_t kHelloMarker[5] = {0x00, 0x4d, 0x58, 0x52, 0x01};
 
 struct Head {
@@ -61,13 +61,13 @@ struct OpenMeta {
 Decoded<OpenMeta> decode_open(ConstSpan meta);
 
 /// The packet address an Xray peer attaches to a UDP Keep (`02`, port, type, address); nullopt when there is none or
-/// it does not parse, which is ignored (spec/mux-cool.md 1.4).
+/// it does not parse, which is ignored (PROTOCOL.md, frame).
 std::optional<Target> packet_address(ConstSpan meta);
 
 /// True when `trailing` starts with kHelloMarker.
 bool has_hello_marker(ConstSpan trailing);
 
-/// Visitor's and local address behind a New target (VLESS reverse, or negotiated; spec/mux-cool.md 1.4). A part that
+/// Visitor's and local address behind a New target (VLESS reverse, or negotiated; PROTOCOL.md, frame). A part that
 /// starts with 00 or is missing is nullopt. Errors: bad_command, bad_address.
 struct SourceLocal {
   std::optional<Target> source;

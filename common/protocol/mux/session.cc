@@ -137,7 +137,7 @@ void Session::on_end(const Head& head, SessionEvents& events) {
   }
   const auto stream = found->second;
   erase(found);
-  // The acceptor's answer to any End is End + Error, as Xray's: no further data will come (spec/mux-cool.md 6.3).
+  // The acceptor's answer to any End is End + Error, as Xray's: no further data will come (PROTOCOL.md, half-closes).
   if (!stream.silent) queue_end(head.stream, role_ == Role::acceptor || head.error());
   events.on_end(head.stream, stream.user, head.error());
 }

@@ -61,7 +61,7 @@ struct SessionCounters {
 };
 
 /// Opener: allocates ids 1, 2, 3 ... once each. Acceptor: takes whatever ids the peer uses.
-/// Source: spec/mux-cool.md 3, 5, 10.
+/// Source: PROTOCOL.md.
 class Session {
  public:
   explicit Session(Role role, SessionLimits limits = {});
@@ -90,7 +90,7 @@ class Session {
   void set_user(StreamId stream, void* user);
   /// No answer when the peer ends this stream (control streams; streams we have sent End for but still listen to).
   void set_silent(StreamId stream);
-  /// The FIN bit means something on this stream, in both directions (negotiated; spec/reverse.md 9.4).
+  /// The FIN bit means something on this stream, in both directions (negotiated; PROTOCOL.md, half-closes).
   void agree_half_close(StreamId stream);
   bool half_close(StreamId stream) const;
   /// The caller wrote a Keep with the FIN bit. True: the peer had sent its own, the id is forgotten, no frame follows.

@@ -108,7 +108,8 @@ TEST(ClosingOurs, TooManyWhoWaitForAnswersLoseTheOldest) {
   EXPECT_FALSE(third->was_reset());
 }
 
-// --- a stock bridge: the test plays it ---------------------------------------------------------------------------------
+// --- a stock bridge: the test plays it
+// ---------------------------------------------------------------------------------
 
 struct StockBridge {
   explicit StockBridge(reverse::Dialect dialect) : portal(loop, blocks, {}, {}, dialect) {
@@ -250,7 +251,8 @@ TEST(ClosingXray, WithoutAHoldEndGoesOutAtOnce) {
   EXPECT_EQ(bridge.relays.size(), 0u);
 }
 
-// --- as bridge of a stock portal ---------------------------------------------------------------------------------------
+// --- as bridge of a stock portal
+// ---------------------------------------------------------------------------------------
 
 TEST(ClosingAsBridge, ATargetThatGoesOnSendingAfterEndIsNotReadToItsEnd) {
   ManualLoop loop;

@@ -21,15 +21,15 @@
 
 namespace ebb::tunnel {
 
-using test::ManualLoop;
-using test::MemoryFaults;
-using test::MemoryStream;
 using relay::BlockPool;
 using relay::Relay;
 using relay::Relays;
 using relay::Side;
 using relay::SocketSide;
 using relay::Wire;
+using test::ManualLoop;
+using test::MemoryFaults;
+using test::MemoryStream;
 using namespace std::chrono_literals;
 
 inline const Target kTarget{Network::tcp, std::string("origin.test"), 80};
