@@ -67,17 +67,11 @@ std::unexpected<WireError> fail(WireFault fault, std::size_t at) {
 }  // namespace
 
 std::size_t max_tlv_bytes(Tlv type) {
-  switch (type) {
-    case Tlv::unread_cipher: return 17 * 1024;
-    case Tlv::unread_plain: return 16 * 1024;
-    case Tlv::vmess: return 512;  // two body states and the session keys, byte for byte
-    case Tlv::shadowsocks: return 128;
-    case Tlv::plain: return 16;
-    case Tlv::ws: return 24;
-    case Tlv::tls13: return 120;
-    case Tlv::meta: return 1024;
-  }
-  return 0;
+  constexpr std::array<std::size_t, 5> kLayerBytes{512, 128, 16, 24, 120};  // of types 3 to 7
+  if (is_layer(type)) return kLayerBytes[static_cast<std::size_t>(type) - static_cast<std::size_t>(Tlv::first_layer)];
+  if (type == Tlv::unread_cipher) return 17 * 1024;
+  if (type == Tlv::unread_plain) return 16 * 1024;
+  return type == Tlv::meta ? 1024 : 0;
 }
 
 bool BlobWriter::add(Tlv type, ConstSpan value) {
@@ -107,6 +101,7 @@ Decoded<StateBlob> decode_blob(ConstSpan blob) {
     at += sizeof head;
     if (blob.size() - at < head.length) return fail(WireFault::truncated, at);
     value = blob.subspan(at, head.length);
+    if (is_layer(Tlv{head.type})) out.layer_order[out.layer_count++] = Tlv{head.type};
     at += head.length;
   }
   return out;

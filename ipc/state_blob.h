@@ -1,11 +1,11 @@
-// The state of a connection that travels with an OFFER: a list of TLVs. What is inside VMESS, SHADOWSOCKS, PLAIN, WS
-// and TLS13 is the business of the codec that exports it; this file knows only types and bounds. Source:
-// spec/processes.md 8.
+// The state of a connection that travels with an OFFER: a list of TLVs. What is inside
+// a layer's state is the business of the layer that saves it; this file knows only numbers and bounds: PROTOCOL.md.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,13 +19,13 @@ namespace ebb::ipc {
 enum class Tlv : std::uint16_t {
   unread_cipher = 1,  // received, not yet decrypted
   unread_plain = 2,   // decrypted, not yet consumed by the next layer
-  vmess = 3,
-  shadowsocks = 4,
-  plain = 5,  // VLESS, Trojan, SOCKS, HTTP: which one, datagram framing, bytes of the answer still owed
-  ws = 6,
-  tls13 = 7,
+  // 3 to 7: states of layers, the lowest first. Which number is whose: worker/protocols/table.cc.
+  first_layer = 3,
+  last_layer = 7,
   meta = 8,  // see Meta
 };
+constexpr Tlv layer_tlv(std::uint16_t type) { return Tlv{type}; }
+constexpr bool is_layer(Tlv type) { return type >= Tlv::first_layer && type <= Tlv::last_layer; }
 inline constexpr std::size_t kTlvTypes = 8;
 /// Most bytes a TLV of this type may have; 0 for a type that does not exist.
 std::size_t max_tlv_bytes(Tlv type);
@@ -49,6 +49,10 @@ struct StateBlob {
   std::array<std::optional<ConstSpan>, kTlvTypes> values;
   /// The value of a type; nullopt when absent (an empty value is present).
   std::optional<ConstSpan> get(Tlv type) const { return values[static_cast<std::size_t>(type) - 1]; }
+  /// Of layers, in the order in which they came: from the bottom up.
+  std::span<const Tlv> layers() const { return std::span(layer_order).first(layer_count); }
+  std::array<Tlv, kTlvTypes> layer_order{};
+  std::size_t layer_count = 0;
 };
 
 /// Layout of one TLV, host byte order, no padding between: [0,2) type, [2,4) zero, [4,8) length, then the value.

@@ -1,4 +1,4 @@
-// host:port as SOCKS, Trojan, VMess, VLESS and Mux.cool each write it.
+// host:port as each family of protocols writes it.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ struct AddressStyle {
   bool port_first;
   std::uint8_t v4, name, v6;
 };
-inline constexpr AddressStyle kVmessAddress{true, 1, 2, 3};   // VMess, VLESS, Mux.cool: port, type, address
-inline constexpr AddressStyle kSocksAddress{false, 1, 3, 4};  // SOCKS5, Trojan, Shadowsocks: type, address, port
+inline constexpr AddressStyle kPortFirstAddress{true, 1, 2, 3};  // Mux.cool and its family: port, type, address
+inline constexpr AddressStyle kSocksAddress{false, 1, 3, 4};     // SOCKS5, Trojan, Shadowsocks: type, address, port
 
 struct WireAddress {
   Host host;
@@ -28,12 +28,12 @@ struct WireAddress {
 inline constexpr std::size_t kMaxAddressBytes = 2 + 1 + 1 + 255;
 
 /// A name as it stood on the wire. One that begins with a digit or '[' and is an IP literal becomes that address.
-/// nullopt when it is empty, above 255 bytes or has a character other than 0-9 A-Z a-z - . _ . Source:
-/// spec/vmess.md 3.4.
+/// nullopt when it is empty, above 255 bytes or has a character other than 0-9 A-Z a-z - . _ . What
+/// every server of that family checks.
 std::optional<Host> host_from_wire(std::string_view name);
 
 /// Bytes of port, type and address at the front of `in`, as far as can be told: 0 while more bytes are needed.
-/// An unknown type counts as having no address bytes: VMess goes on to what follows before it refuses.
+/// An unknown type counts as having no address bytes: some protocols go on to what follows before they refuse.
 std::size_t address_bytes(ConstSpan in, AddressStyle style);
 
 /// Takes port, type and address from the front of `in`. Errors: bad_address.

@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "common/crypto/aead.h"
-#include "common/crypto/kdf.h"
+#include "common/protocol/vmess/kdf.h"
 #include "common/protocol/vmess/response.h"
 
 using namespace ebb;
@@ -21,10 +21,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if ((data[0] & 4) != 0 && keys.legacy) {
     crypto::CfbStream(keys.response_key, {keys.response_iv, 0}, crypto::CfbStream::Use::encrypt).apply_in_place(wire);
   } else if ((data[0] & 4) != 0 && input.size() < 60'000) {
-    static const Block16 length_key = crypto::vmess_kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")});
-    static const auto length_nonce = crypto::vmess_kdf12(keys.response_iv, {as_bytes("AEAD Resp Header Len IV")});
-    static const Block16 key = crypto::vmess_kdf16(keys.response_key, {as_bytes("AEAD Resp Header Key")});
-    static const auto nonce = crypto::vmess_kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")});
+    static const Block16 length_key = kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")});
+    static const auto length_nonce = kdf12(keys.response_iv, {as_bytes("AEAD Resp Header Len IV")});
+    static const Block16 key = kdf16(keys.response_key, {as_bytes("AEAD Resp Header Key")});
+    static const auto nonce = kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")});
     wire.resize(18 + input.size() + 16);
     std::uint8_t length[2];
     store_be16(length, static_cast<std::uint16_t>(input.size()));

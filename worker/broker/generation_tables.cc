@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/config/people.h"
 #include "common/config/text.h"
 #include "common/crypto/uuid.h"
 
@@ -48,11 +49,9 @@ Result<GenerationTables::Entry*> GenerationTables::add(Gen gen, config::Config c
     const InboundKey key{key_of(entry, {'i', inbound.tag, inbound.tag.empty() ? address_of(inbound) : ""})};
     table.inbounds.push_back(key);
     entry.inbounds.insert(key);
-    if (const auto* vmess = std::get_if<config::VmessInbound>(&inbound.protocol)) {
-      for (const auto& user : vmess->users) {
-        entry.people.insert({key, user.id});
-        entry.ids.insert(user.id);
-      }
+    for (const auto& user : config::users_of(inbound)) {
+      entry.people.insert({key, user.id});
+      entry.ids.insert(user.id);
     }
   }
   for (const auto& portal : table.config.portals) {
@@ -137,9 +136,7 @@ GenerationTables::People GenerationTables::people(std::string_view email_or_uuid
   for (const Entry& entry : entries_) {
     const Table& table = entry.table;
     for (std::size_t i = 0; i < table.inbounds.size(); ++i) {
-      const auto* vmess = std::get_if<config::VmessInbound>(&table.config.inbounds[i].protocol);
-      if (vmess == nullptr) continue;
-      for (const auto& user : vmess->users) {
+      for (const auto& user : config::users_of(table.config.inbounds[i])) {
         const bool named = !user.email.empty() && config::same_word(user.email, email_or_uuid);
         if (!named && user.id != id) continue;
         out.who.insert({table.inbounds[i], user.id});
@@ -167,9 +164,9 @@ const GenerationTables::Table* GenerationTables::at(Gen gen) const {
 
 std::optional<Person> GenerationTables::person(const Table& table, std::uint16_t inbound, std::uint32_t user) {
   if (inbound >= table.config.inbounds.size()) return std::nullopt;
-  const auto* vmess = std::get_if<config::VmessInbound>(&table.config.inbounds[inbound].protocol);
-  if (vmess == nullptr || user >= vmess->users.size()) return std::nullopt;
-  return Person{table.inbounds[inbound], vmess->users[user].id};
+  const auto users = config::users_of(table.config.inbounds[inbound]);
+  if (user >= users.size()) return std::nullopt;
+  return Person{table.inbounds[inbound], users[user].id};
 }
 
 void GenerationTables::link_added(Gen gen) {

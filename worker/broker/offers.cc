@@ -3,10 +3,9 @@
 #include <utility>
 
 #include "common/base/log.h"
-#include "common/protocol/vmess/session_state.h"
 #include "ipc/state_blob.h"
 #include "worker/broker/broker.h"
-#include "worker/layers/vmess/vmess.h"
+#include "worker/protocols/table.h"
 #include "worker/relay/socket_side.h"
 
 namespace ebb::broker {
@@ -41,8 +40,7 @@ std::optional<ipc::PortalKey> Broker::portal_of(ipc::LinkId, const ipc::OfferRec
 ipc::Choice Broker::choose(ipc::PortalKey key, const ipc::OfferRecord& record, ConstSpan blob) {
   if (record.klass != ipc::OfferClass::raw) {
     const auto decoded = ipc::decode_blob(blob);
-    const auto state = decoded ? decoded->get(ipc::Tlv::vmess) : std::nullopt;
-    if (!decoded || (state && !vmess::decode_state(*state))) {
+    if (!decoded || !protocols::restore(*decoded, random_)) {
       return ipc::Choice::refuse(ipc::RefuseReason::bad_state);
     }
   }
@@ -67,20 +65,14 @@ void Broker::release(std::uint64_t ticket) {
 
 void Broker::own(ipc::OwnedOffer offer) {
   release(offer.ticket);
-  layers::Stack stack;
-  Bytes unread;
+  protocols::Travelling client;
   std::optional<Target> target;
   if (!offer.blob.empty()) {
     const auto blob = ipc::decode_blob(offer.blob);
     if (!blob) return;  // choose() decoded it
-    if (const auto state = blob->get(ipc::Tlv::vmess)) {
-      auto layer = layers::VmessServerLayer::restore(*state, random_);
-      if (!layer) return;  // never as plain bytes
-      stack.push(std::move(*layer));
-    }
-    for (const auto type : {ipc::Tlv::unread_cipher, ipc::Tlv::unread_plain}) {
-      if (const auto bytes = blob->get(type)) unread.insert(unread.end(), bytes->begin(), bytes->end());
-    }
+    auto restored = protocols::restore(*blob, random_);
+    if (!restored) return;  // never as plain bytes
+    client = std::move(*restored);
     if (const auto bytes = blob->get(ipc::Tlv::meta)) {
       if (const auto meta = ipc::decode_meta(*bytes)) target = meta->target;
     }
@@ -93,7 +85,8 @@ void Broker::own(ipc::OwnedOffer offer) {
   net::tune_socket(offer.fd.get(), kDeadAfter);
   auto stream = std::make_unique<net::TcpStream>(loop_, std::move(offer.fd));
   if (record.role == ipc::OfferRole::tunnel) {
-    return portal->add_tunnel({std::move(stream), std::move(stack), std::move(unread), peer_of(record), person});
+    return portal->add_tunnel(
+        {std::move(stream), std::move(client.layers), std::move(client.unread), peer_of(record), person});
   }
   const auto& inbound = table->config.inbounds[record.inbound];
   const auto* door = std::get_if<config::DokodemoInbound>(&inbound.protocol);
@@ -102,9 +95,9 @@ void Broker::own(ipc::OwnedOffer offer) {
   const std::uint32_t level = door != nullptr ? door->level : 0;
   std::unique_ptr<relay::SocketSide> visitor;
   if (person) {
-    visitor = std::make_unique<Visitor>(visitors_, *person, loop_, blocks_, std::move(stack));
+    visitor = std::make_unique<Visitor>(visitors_, *person, loop_, blocks_, std::move(client.layers));
   } else {
-    visitor = std::make_unique<relay::SocketSide>(loop_, blocks_, std::move(stack));
+    visitor = std::make_unique<relay::SocketSide>(loop_, blocks_, std::move(client.layers));
   }
   relay::SocketSide& socket = *visitor;
   std::unique_ptr<relay::Side> side = std::move(visitor);
@@ -113,7 +106,7 @@ void Broker::own(ipc::OwnedOffer offer) {
               kv("peer", peer_of(record)));
     return stream->reset();
   }
-  socket.attach(std::move(stream), std::move(unread));
+  socket.attach(std::move(stream), std::move(client.unread));
 }
 
 }  // namespace ebb::broker

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "worker/protocols/table.h"
 
 namespace ebb::broker {
 
@@ -200,7 +201,7 @@ std::optional<Plant::Removed> Plant::abort(Gen gen) {
 /// Nothing keeps the old ones: dials carry their plans, relays their times.
 void Plant::follow_current() {
   const auto& table = tables_.current();
-  outbounds_ = std::make_unique<outbound::Outbounds>(table.config, portal_home_.around);
+  outbounds_ = std::make_unique<outbound::Outbounds>(table.config, portal_home_.around, protocols::find_way);
   portal_home_.settings = table.config.settings;
   bridge_home_.config = &table.config;
   bridge_home_.router = &table.router;

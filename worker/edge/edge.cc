@@ -11,6 +11,7 @@
 #include "common/net/linger.h"
 #include "worker/edge/mux_server.h"
 #include "worker/edge/session.h"
+#include "worker/protocols/table.h"
 
 namespace ebb::edge {
 namespace {
@@ -39,18 +40,11 @@ routing::Router::Handlers handlers_of(const config::Config& config) {
   return out;
 }
 
-std::vector<vmess::User> users_of(const config::VmessInbound& settings) {
-  std::vector<vmess::User> out;
-  out.reserve(settings.users.size());
-  for (const auto& user : settings.users) out.push_back({user.id, user.alter_id});
-  return out;
-}
-
 }  // namespace
 
-const config::VmessUser* Inbound::user(std::optional<std::size_t> index_of_user) const {
-  const auto* vmess = std::get_if<config::VmessInbound>(&settings->protocol);
-  return vmess != nullptr && index_of_user ? &vmess->users[*index_of_user] : nullptr;
+const config::User* Inbound::user(std::optional<std::size_t> index_of_user) const {
+  const auto users = config::users_of(*settings);
+  return index_of_user && *index_of_user < users.size() ? &users[*index_of_user] : nullptr;
 }
 
 std::uint32_t Inbound::level(std::optional<std::size_t> index_of_user) const {
@@ -78,7 +72,7 @@ Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std
       router_(std::move(router)),
       replays_(std::move(replays)),
       relays_(loop),
-      outbounds_(config_, {loop, blocks_, random_}),
+      outbounds_(config_, {loop, blocks_, random_}, protocols::find_way),
       handoff_(loop, {[this](const ipc::OfferRecord& record, ipc::OfferOutcome outcome, Fd fd) {
                         on_offer_ended(record, outcome, std::move(fd));
                       },
@@ -102,31 +96,25 @@ Result<> Edge::open_inbounds() {
   const auto& policy = config_.level(0);
   const Duration limit =
       std::min<Duration>(policy.handshake, config_.settings.timers.handshake.value_or(policy.handshake));
-  if (replays_) guard_.emplace(*replays_);
-  inbounds_.reserve(config_.inbounds.size());  // gates point at their tables
+  const inbound::DoorKit kit{replays_ ? &*replays_ : nullptr, random_, limit, unix_now};
+  inbounds_.reserve(config_.inbounds.size());
   for (const auto& settings : config_.inbounds) {
     Inbound& inbound = inbounds_.emplace_back();
     inbound.settings = &settings;
     inbound.index = inbounds_.size() - 1;
-    const std::string where = "inbounds[" + std::to_string(inbound.index) + "]";
-    if (const auto* dokodemo = std::get_if<config::DokodemoInbound>(&settings.protocol)) {
-      inbound.fixed = Target{Network::tcp, dokodemo->address, dokodemo->port};
-      const routing::Subject subject{settings.tag, &*inbound.fixed, nullptr, {}};
-      const auto decision = router_.decide(subject);
-      if (!source_matters) inbound.way = decision;
-      inbound.may_lead_to_portal =
-          !config_.portals.empty() && (source_matters || decision.kind == routing::Decision::Kind::portal);
-    } else {
-      const auto& vmess = std::get<config::VmessInbound>(settings.protocol);
-      auto users = vmess::UserTable::make(users_of(vmess));
-      if (!users) return std::unexpected(std::move(users.error()).in(where));
-      if (!guard_)
-        return std::unexpected(Error{Errc::protocol, "VMess needs the replay table, which did not come", where});
-      inbound.users.emplace(std::move(*users));
-      inbound.users->advance(unix_now());
-      inbound.gate.emplace(inbound::Gate{*inbound.users, *guard_, random_, {vmess.refuse_insecure}, limit, unix_now});
-      inbound.may_lead_to_portal = !config_.portals.empty();
+    auto entrance = protocols::enter(settings, kit);
+    if (!entrance) {
+      return std::unexpected(std::move(entrance.error()).in("inbounds[" + std::to_string(inbound.index) + "]"));
     }
+    inbound.fixed = std::move(entrance->fixed);
+    inbound.door = std::move(entrance->door);
+    inbound.may_lead_to_portal = !config_.portals.empty();
+    if (!inbound.fixed) continue;
+    const routing::Subject subject{settings.tag, &*inbound.fixed, nullptr, {}};
+    const auto decision = router_.decide(subject);
+    if (!source_matters) inbound.way = decision;
+    inbound.may_lead_to_portal =
+        inbound.may_lead_to_portal && (source_matters || decision.kind == routing::Decision::Kind::portal);
   }
   loop_.arm(tick_, kTick);
   return {};
@@ -134,7 +122,7 @@ Result<> Edge::open_inbounds() {
 
 void Edge::tick() {
   for (auto& inbound : inbounds_) {
-    if (inbound.users) inbound.users->advance(unix_now());
+    if (inbound.door) inbound.door->tick();
   }
   loop_.arm(tick_, kTick);
 }
@@ -191,7 +179,7 @@ bool Edge::wanted(std::size_t inbound) {
   const std::uint32_t spare = spare_fds();
   short_of_fds_ = spare < (short_of_fds_ ? 2 * kReserve : kReserve);
   const bool room =
-      connections() < max_connections_ && !short_of_fds_ && (!inbounds_[inbound].gate || room_for_handshake());
+      connections() < max_connections_ && !short_of_fds_ && (!inbounds_[inbound].door || room_for_handshake());
   if (!room) look_again_soon();
   return room;
 }
@@ -204,10 +192,9 @@ std::size_t Edge::kick(std::string_view user) {
   std::set<Member> who;
   std::string email;
   for (const Inbound& inbound : inbounds_) {
-    const auto* vmess = std::get_if<config::VmessInbound>(&inbound.settings->protocol);
-    if (vmess == nullptr) continue;
-    for (std::size_t i = 0; i < vmess->users.size(); ++i) {
-      const auto& each = vmess->users[i];
+    const auto users = config::users_of(*inbound.settings);
+    for (std::size_t i = 0; i < users.size(); ++i) {
+      const auto& each = users[i];
       if (each.id != id && (each.email.empty() || !config::same_word(each.email, user))) continue;
       who.insert({inbound.index, i});
       email = each.email;

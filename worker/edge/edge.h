@@ -9,15 +9,14 @@
 #include <vector>
 
 #include "common/base/log.h"
-#include "common/config/config.h"
+#include "common/config/people.h"
 #include "common/crypto/random.h"
 #include "common/net/uv_loop.h"
 #include "common/routing/router.h"
 #include "ipc/replay_table.h"
 #include "worker/edge/handoff.h"
 #include "worker/edge/listeners.h"
-#include "worker/inbound/replay_guard.h"
-#include "worker/inbound/vmess.h"
+#include "worker/inbound/door.h"
 #include "worker/outbound/outbounds.h"
 #include "worker/relay/roster.h"
 
@@ -30,13 +29,12 @@ class Session;
 struct Inbound {
   const config::Inbound* settings = nullptr;
   std::size_t index = 0;
-  std::optional<Target> fixed;            // dokodemo-door: where everybody goes
-  std::optional<routing::Decision> way;   // and what routing says of that, when the visitor does not matter
-  std::optional<vmess::UserTable> users;  // vmess
-  std::optional<inbound::Gate> gate;
+  std::optional<Target> fixed;           // where everybody goes
+  std::optional<routing::Decision> way;  // and what routing says of that, when the visitor does not matter
+  std::unique_ptr<inbound::Door> door;   // else: who asks them
   bool may_lead_to_portal = false;
 
-  const config::VmessUser* user(std::optional<std::size_t> index_of_user) const;
+  const config::User* user(std::optional<std::size_t> index_of_user) const;
   std::uint32_t level(std::optional<std::size_t> index_of_user) const;
 };
 
@@ -47,18 +45,19 @@ struct Request {
   TimePoint accepted{};
   std::uint32_t conn = 0;  // number in the logs
   Target target;
-  std::optional<std::size_t> user;          // index in the inbound's list
-  std::optional<vmess::SessionKeys> vmess;  // the client speaks VMess with these
+  std::optional<std::size_t> user;  // index in the inbound's list
+  bool mux = false;                 // the streams inside say where to
 };
 
 /// A user of an inbound: both indices.
 using Member = std::pair<std::size_t, std::size_t>;
 
-/// The connection itself: a socket nothing was read from, or a stream and what was read behind its header.
+/// The connection itself: a socket nothing was read from, or a stream, what lies on it, and what was read of that.
 struct Client {
   Fd socket;
   std::unique_ptr<net::Stream> stream;
   Bytes unread;
+  layers::Stack layers;
 };
 
 class Edge {
@@ -71,7 +70,7 @@ class Edge {
     std::uint64_t offers_failed = 0;
   };
 
-  /// Errors: config (rules or users that cannot be used), protocol (VMess without a replay table).
+  /// Errors: config (rules or users that cannot be used), protocol (an inbound lacks what it needs).
   static Result<std::unique_ptr<Edge>> make(net::UvLoop& loop, config::Config config,
                                             std::optional<ipc::ReplayTable> replays);
   Edge(const Edge&) = delete;
@@ -122,7 +121,6 @@ class Edge {
   routing::Subject subject_of(const Request& request) const;
   void log_accepted(const Request& request, const Target& target, const routing::Decision& decision, bool mux) const;
   const std::string& tag_of(const routing::Decision& decision) const;
-  layers::Stack stack_for(const Request& request);
   TimePoint leaving_time();
   void sweep();
 
@@ -130,7 +128,6 @@ class Edge {
   const config::Config config_;
   routing::Router router_;
   std::optional<ipc::ReplayTable> replays_;
-  std::optional<inbound::SharedReplayGuard> guard_;
   crypto::SystemRandom random_;
   relay::BlockPool blocks_;
   relay::Roster<Member> roster_;

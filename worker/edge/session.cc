@@ -1,6 +1,6 @@
 // The whole life of a connection in a worker:
 //
-//   on_accepted -> live: handshake (vmess; none for dokodemo-door) -> serve: route
+//   on_accepted -> live: handshake (none for dokodemo-door) -> serve: route
 //                    -> offer: to the broker, as the visitor or the tunnel of a portal
 //                    -> relay: through an outbound, here
 //                    -> MuxServer: its streams are served one by one
@@ -10,14 +10,12 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 
 #include "common/net/linger.h"
-#include "common/protocol/vmess/session_state.h"
 #include "ipc/state_blob.h"
 #include "worker/edge/mux_server.h"
-#include "worker/layers/vmess/vmess.h"
+#include "worker/protocols/table.h"
 #include "worker/relay/socket_side.h"
 
 namespace ebb::edge {
@@ -58,11 +56,9 @@ ipc::OfferRecord record_of(const Request& request, int fd) {
 }
 
 /// What has to travel with a connection that was read from. nullopt: it cannot travel.
-std::optional<Bytes> blob_of(const Request& request, const vmess::SessionKeys& keys, ConstSpan unread) {
+std::optional<Bytes> blob_of(const Request& request, const Client& client) {
   ipc::BlobWriter blob;
-  const vmess::SessionState state{keys, vmess::request_body(keys), vmess::response_body(keys), false};
-  if (!blob.add(ipc::Tlv::vmess, vmess::encode_state(state))) return std::nullopt;
-  if (!unread.empty() && !blob.add(ipc::Tlv::unread_cipher, unread)) return std::nullopt;
+  if (!protocols::save(client.layers, client.unread, blob)) return std::nullopt;
   ipc::Meta meta;
   meta.target = request.target;
   if (const auto* user = request.inbound->user(request.user)) meta.user = user->email;
@@ -73,12 +69,6 @@ std::optional<Bytes> blob_of(const Request& request, const vmess::SessionKeys& k
   }
   if (!encoded || !blob.add(ipc::Tlv::meta, *encoded)) return std::nullopt;
   return blob.take();
-}
-
-bool is_mux(const Request& request) {
-  if (!request.vmess) return false;  // an open dokodemo-door must not become an open proxy
-  const std::string* name = request.target.name();
-  return request.vmess->command == vmess::Command::mux || (name != nullptr && *name == vmess::kMuxHost);
 }
 
 }  // namespace
@@ -96,7 +86,7 @@ void Edge::on_accepted(Accepted accepted) {
   request.conn = ++last_conn_;
   if (request.inbound->fixed) {
     request.target = *request.inbound->fixed;
-    return serve(request, {std::move(accepted.socket), nullptr, {}});
+    return serve(request, {std::move(accepted.socket), nullptr, {}, {}});
   }
   if (sessions_.size() >= config_.settings.limits.max_handshakes && !sessions_.empty()) {
     sessions_.front()->abort(Error{Errc::overload, "too many unfinished handshakes", {}});
@@ -112,38 +102,38 @@ void Edge::on_accepted(Accepted accepted) {
 Session::Session(Edge& edge, Request request, std::unique_ptr<net::Stream> stream)
     : edge_(edge),
       request_(std::move(request)),
-      client_(std::move(stream), inbound::kMaxHandshakeBytes),
+      client_(std::move(stream), request_.inbound->door->max_unread()),
       life_(live()) {}
 
 net::Task<bool> Session::live() {
-  const auto& gate = request_.inbound->gate;
-  assert(gate.has_value());  // on_accepted() makes sessions for such inbounds only
-  auto accepted = co_await inbound::accept_vmess(client_, *gate);
+  auto greeted = co_await request_.inbound->door->greet(client_);
   edge_.session_ended(*this);  // off the list of handshakes; destroyed at the end of the wake-up
-  if (!accepted) {
-    failed(accepted.error());
+  if (!greeted) {
+    failed(greeted.error());
     co_return false;
   }
-  request_.target = accepted->target;
-  request_.user = accepted->user;
-  request_.vmess = accepted->keys;
+  request_.target = std::move(greeted->target);
+  request_.user = greeted->user;
+  request_.mux = greeted->mux;
   Client client = rest_of_client();
+  client.layers = std::move(greeted->layers);
   edge_.serve(request_, std::move(client));
   co_return true;
 }
 
 Client Session::rest_of_client() {
   auto rest = client_.release();
-  return {Fd{}, std::move(rest.stream), std::move(rest.unread)};
+  return {Fd{}, std::move(rest.stream), std::move(rest.unread), {}};
 }
 
 void Session::failed(const Error& why) {
   ++edge_.counts_.handshakes_failed;
   const bool refused = why.code == Errc::auth;
-  log_event(refused ? log::Level::info : log::Level::debug, "inbound/vmess", "handshake failed",
+  const std::string protocol(request_.inbound->door->name());
+  log_event(refused ? log::Level::info : log::Level::debug, "inbound/" + protocol, "handshake failed",
             kv("conn", request_.conn), kv("peer", request_.source), kv("reason", why));
   if (refused) {
-    const std::string reason = "proxy/vmess: " + why.what;
+    const std::string reason = "proxy/" + protocol + ": " + why.what;
     log_access({.source = &request_.source, .accepted = false, .reason = reason});
   }
   const Client closed = rest_of_client();  // plainly, with nothing said, like every stock server
@@ -153,8 +143,8 @@ void Edge::serve(const Request& request, Client client) {
   if (request.target.network != Network::tcp) {
     return refuse(request, std::move(client), log::Level::info, "UDP is not carried yet");
   }
-  if (is_mux(request)) {
-    muxes_.push_back(std::make_unique<MuxServer>(*this, request, stack_for(request)));
+  if (request.mux) {
+    muxes_.push_back(std::make_unique<MuxServer>(*this, request, std::move(client.layers)));
     muxes_.back()->start(std::move(client.stream), std::move(client.unread));
     if (drain_spread_end_) muxes_.back()->drain(leaving_time());
     return;
@@ -180,9 +170,9 @@ void Edge::relay(const Request& request, Client client, std::size_t outbound) {
   std::unique_ptr<relay::SocketSide> side;
   if (request.user) {
     const Member who{request.inbound->index, *request.user};
-    side = std::make_unique<relay::Listed<Member>>(roster_, who, loop_, blocks_, stack_for(request));
+    side = std::make_unique<relay::Listed<Member>>(roster_, who, loop_, blocks_, std::move(client.layers));
   } else {
-    side = std::make_unique<relay::SocketSide>(loop_, blocks_, stack_for(request));
+    side = std::make_unique<relay::SocketSide>(loop_, blocks_, std::move(client.layers));
   }
   auto& attached = *side;
   const auto& level = config_.level(request.inbound->level(request.user));
@@ -201,8 +191,8 @@ void Edge::offer(const Request& request, Client client, std::size_t portal_index
   }
   Bytes blob;
   ipc::OfferClass klass = ipc::OfferClass::raw;
-  if (request.vmess) {
-    auto made = blob_of(request, *request.vmess, client.unread);
+  if (client.stream != nullptr) {
+    auto made = blob_of(request, client);
     if (!made) return refuse(request, std::move(client), log::Level::error, "its state is too large to be handed over");
     blob = std::move(*made);
     klass = ipc::OfferClass::state;
@@ -273,11 +263,6 @@ void Edge::log_accepted(const Request& request, const Target& target, const rout
   line.outbound_tag = tag_of(decision);
   if (user != nullptr) line.user = user->email;
   log_access(line);
-}
-
-layers::Stack Edge::stack_for(const Request& request) {
-  if (!request.vmess) return {};
-  return layers::Stack(std::make_unique<layers::VmessServerLayer>(*request.vmess, random_));
 }
 
 void Edge::session_ended(Session& session) {

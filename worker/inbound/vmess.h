@@ -3,9 +3,11 @@
 
 #include "common/base/result.h"
 #include "common/base/time.h"
+#include "common/config/config.h"
 #include "common/net/conversation.h"
 #include "common/net/task.h"
 #include "common/protocol/vmess/server.h"
+#include "worker/inbound/door.h"
 
 namespace ebb::inbound {
 
@@ -33,5 +35,9 @@ struct VmessRequest {
 /// the connection plainly, at once: draining (spec/vmess.md 6.3) is over by then. Errors: auth ("replayed header": for
 /// logs only), timeout, closed.
 net::Task<Result<VmessRequest>> accept_vmess(net::Conversation& client, const Gate& gate);
+
+/// A door that speaks VMess; `settings.protocol` is that. Errors: config (users that cannot be used), protocol (there
+/// is no replay table).
+Result<Entrance> enter_vmess(const config::Inbound& settings, const DoorKit& kit);
 
 }  // namespace ebb::inbound

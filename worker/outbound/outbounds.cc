@@ -1,12 +1,9 @@
 #include "worker/outbound/outbounds.h"
 
-#include <chrono>
 #include <optional>
 #include <utility>
 
 #include "common/base/log.h"
-#include "common/protocol/vmess/client.h"
-#include "worker/layers/vmess/vmess.h"
 #include "worker/relay/socket_side.h"
 
 namespace ebb::outbound {
@@ -81,24 +78,6 @@ class EndedSide final : public relay::Side {
 constexpr std::string_view kForbidden =
     "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nCache-Control: max-age=3600, public\r\nContent-Length: 0\r\n\r\n";
 
-UnixSeconds unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-vmess::ClientOptions client_options(const config::VmessUser& user) {
-  vmess::ClientOptions out;
-  out.user = {user.id, user.alter_id};
-  switch (user.security) {
-    case config::VmessSecurity::auto_: out.security = vmess::auto_security(); break;
-    case config::VmessSecurity::aes_128_gcm: out.security = vmess::Security::aes_128_gcm; break;
-    case config::VmessSecurity::chacha20_poly1305: out.security = vmess::Security::chacha20_poly1305; break;
-    case config::VmessSecurity::none:
-    case config::VmessSecurity::zero: out.security = vmess::Security::none; break;
-  }
-  out.options = user.security == config::VmessSecurity::zero ? 0 : vmess::usual_options(out.security);
-  return out;
-}
-
 }  // namespace
 
 relay::RelayTimes relay_times(const config::PolicyLevel& level) {
@@ -131,40 +110,9 @@ std::unique_ptr<relay::Side> Outbounds::open(std::size_t index, const Target& ta
 
 Result<Way> Outbounds::way(std::size_t index, const Target& target) {
   const auto& outbound = config_.outbounds[index];
-  Result<Way> found = std::unexpected{Error{Errc::refused, "a blackhole leads nowhere", {}}};
-  if (const auto* freedom_settings = std::get_if<config::FreedomOutbound>(&outbound.protocol)) {
-    found = freedom(*freedom_settings, target);
-  } else if (const auto* vmess_settings = std::get_if<config::VmessOutbound>(&outbound.protocol)) {
-    found = vmess(*vmess_settings, target);
-  }
+  auto found = find_way_(outbound, target, {around_.random, turn_});
   if (found) found->plan.bind = outbound.send_through;
   return found;
-}
-
-Result<Way> Outbounds::freedom(const config::FreedomOutbound& settings, const Target& target) const {
-  if (target.network != Network::tcp) return std::unexpected{Error{Errc::refused, "UDP is not carried yet", {}}};
-  Way out;
-  out.plan.host = target.host;
-  out.plan.port = target.port;
-  if (settings.redirect) {
-    if (settings.redirect->host) out.plan.host = *settings.redirect->host;
-    if (settings.redirect->port != 0) out.plan.port = settings.redirect->port;
-  }
-  if (out.plan.port == 0)
-    return std::unexpected{Error{Errc::refused, "port 0 cannot be dialled: " + target.text(), {}}};
-  return out;
-}
-
-Result<Way> Outbounds::vmess(const config::VmessOutbound& settings, const Target& target) {
-  const auto& server = settings.servers[turn_++ % settings.servers.size()];
-  const auto& user = server.users[around_.random.below(static_cast<std::uint32_t>(server.users.size()))];
-  const auto handshake = vmess::ClientHandshake::make(client_options(user), target, unix_now(), around_.random);
-  if (!handshake) return std::unexpected{explain(handshake.error()).in("VMess request for " + target.text())};
-  Way out;
-  out.plan.host = server.address;
-  out.plan.port = server.port;
-  out.stack.push(std::make_unique<layers::VmessClientLayer>(*handshake, around_.random));
-  return out;
 }
 
 }  // namespace ebb::outbound

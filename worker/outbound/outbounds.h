@@ -7,8 +7,8 @@
 #include "common/base/address.h"
 #include "common/config/config.h"
 #include "common/crypto/random.h"
-#include "common/net/dial.h"
 #include "common/net/uv_loop.h"
+#include "worker/outbound/way.h"
 #include "worker/relay/relay.h"
 #include "worker/tunnel/tunnel.h"
 #include "worker/relay/wire.h"
@@ -22,16 +22,11 @@ struct Surroundings {
   crypto::RandomSource& random;
 };
 
-/// A connection to be made, and what it has to speak.
-struct Way {
-  net::DialPlan plan;
-  layers::Stack stack;  // empty: plain
-};
-
 class Outbounds {
  public:
-  /// `config` must outlive this.
-  Outbounds(const config::Config& config, Surroundings surroundings) : config_(config), around_(surroundings) {}
+  /// `config` must outlive this. `find_way` knows every kind of outbound: worker/protocols.
+  Outbounds(const config::Config& config, Surroundings surroundings, FindWay find_way)
+      : config_(config), around_(surroundings), find_way_(find_way) {}
 
   /// The origin side of a relay to `target` through outbound number `index`: dials, queues what comes before the
   /// connection is there, and fails the relay when it cannot be made.
@@ -44,12 +39,10 @@ class Outbounds {
   const config::Config& config() const { return config_; }
 
  private:
-  Result<Way> freedom(const config::FreedomOutbound& settings, const Target& target) const;
-  Result<Way> vmess(const config::VmessOutbound& settings, const Target& target);
-
   const config::Config& config_;
   Surroundings around_;
-  std::size_t turn_ = 0;  // vmess servers are used in turn
+  FindWay find_way_;
+  std::size_t turn_ = 0;
 };
 
 /// The policy timers of a level as a relay wants them.

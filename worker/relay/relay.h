@@ -58,7 +58,7 @@ class Side {
   Relay* relay_ = nullptr;
 };
 
-/// Policy timers (spec/vmess.md 11, spec/config.md 13): no bytes during a whole period end the relay. While bytes wait
+/// Policy timers: no bytes during a whole period end the relay. While bytes wait
 /// to be delivered the period is `idle`, whatever has ended: the short ones are for silence.
 struct RelayTimes {
   Duration idle = std::chrono::seconds(300);

@@ -17,14 +17,14 @@ struct Parsed {
   std::size_t used;
 };
 
-/// network(1), then port(2) type(1) address in VMess's layout.
+/// network(1), then port(2) type(1) address in the layout with the port first.
 Decoded<Parsed> parse_target(ConstSpan in) {
   const auto fault = [](WireFault what, std::size_t at) {
     return std::unexpected{WireError{what, static_cast<std::uint32_t>(at)}};
   };
   if (in.size() < 4) return fault(WireFault::bad_length, in.size());
   if (in[0] != 1 && in[0] != 2) return fault(WireFault::bad_command, 0);
-  auto address = decode_address(in.subspan(1), kVmessAddress);
+  auto address = decode_address(in.subspan(1), kPortFirstAddress);
   if (!address || !address->message) return fault(WireFault::bad_address, 3);  // metadata is whole: cut is broken
   auto& [host, port] = *address->message;
   return Parsed{Target{Network{in[0]}, std::move(host), port}, 1 + address->used};
@@ -101,7 +101,7 @@ std::size_t encode_source_local(MutSpan out, Network network, const VisitorAddre
   for (const auto& end : {visitor.source, visitor.local}) {
     if (!end) break;
     out[at++] = static_cast<std::uint8_t>(network);
-    at += encode_address(end->ip, end->port, kVmessAddress, out.subspan(at));
+    at += encode_address(end->ip, end->port, kPortFirstAddress, out.subspan(at));
   }
   return at;
 }
@@ -109,7 +109,7 @@ std::size_t encode_source_local(MutSpan out, Network network, const VisitorAddre
 std::size_t write_new(MutSpan out, StreamId stream, const Target& target, std::size_t data_bytes, ConstSpan trailing) {
   if (const auto* name = target.name(); name != nullptr && !host_from_wire(*name)) return 0;  // no peer takes it
   std::array<std::uint8_t, kMaxAddressBytes> address;
-  const auto address_size = encode_address(target.host, target.port, kVmessAddress, address);
+  const auto address_size = encode_address(target.host, target.port, kPortFirstAddress, address);
   const auto meta = kMinMeta + 1 + address_size + trailing.size();
   const auto total = 2 + meta + (data_bytes > 0 ? 2 : 0);
   if (address_size == 0 || meta > kMaxMeta || data_bytes > kMaxDataEver || out.size() < total) return 0;
@@ -128,7 +128,7 @@ std::size_t write_keep_head(MutSpan out, StreamId stream, const Target& address,
   if (address.network != Network::udp || data_bytes > kMaxDataEver) return 0;
   if (const auto* name = address.name(); name != nullptr && !host_from_wire(*name)) return 0;
   std::array<std::uint8_t, kMaxAddressBytes> encoded;
-  const auto size = encode_address(address.host, address.port, kVmessAddress, encoded);
+  const auto size = encode_address(address.host, address.port, kPortFirstAddress, encoded);
   const auto meta = kMinMeta + 1 + size;
   if (size == 0 || out.size() < 2 + meta + 2) return 0;
   store_be16(out, static_cast<std::uint16_t>(meta));

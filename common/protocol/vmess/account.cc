@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "common/crypto/kdf.h"
+#include "common/protocol/vmess/kdf.h"
 
 namespace ebb::vmess {
 namespace {
@@ -37,9 +37,7 @@ std::vector<UserId> all_ids(const User& user) {
   return ids;
 }
 
-Block16 auth_id_key(const Block16& cmd_key) {
-  return crypto::vmess_kdf16(cmd_key, {as_bytes("AES Auth ID Encryption")});
-}
+Block16 auth_id_key(const Block16& cmd_key) { return kdf16(cmd_key, {as_bytes("AES Auth ID Encryption")}); }
 
 Block16 auth_id_plain(UnixSeconds time, const std::array<std::uint8_t, 4>& random) {
   Block16 plain;

@@ -5,7 +5,7 @@
 #include <cassert>
 #include <cstring>
 
-#include "common/crypto/kdf.h"
+#include "common/protocol/vmess/kdf.h"
 
 namespace ebb::vmess {
 namespace {
@@ -87,7 +87,7 @@ BodyCipher::BodyCipher(const BodyState& state, bool sealing) : state_(state), fr
   end_chunk_ = has(option::chunk_stream);
   if (aead) aead_ = make_aead(state.security, state.key, sealing);
   if (sealed_length) {
-    length_aead_ = make_aead(state.security, crypto::vmess_kdf16(state.length_key, {as_bytes("auth_len")}), sealing);
+    length_aead_ = make_aead(state.security, kdf16(state.length_key, {as_bytes("auth_len")}), sealing);
   }
   if (state.security == Security::cfb) {
     cfb_.emplace(state.key, state.cfb, sealing ? crypto::CfbStream::Use::encrypt : crypto::CfbStream::Use::decrypt);

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "common/crypto/cfb.h"
-#include "common/crypto/kdf.h"
 #include "common/protocol/address.h"
+#include "common/protocol/vmess/kdf.h"
 
 namespace ebb::vmess {
 namespace {
@@ -29,8 +29,8 @@ Block16 block_at(ConstSpan bytes, std::size_t at) {
 struct HeaderKeys {
   HeaderKeys(const Block16& cmd_key, std::string_view key_salt, std::string_view nonce_salt, ConstSpan auth_id,
              ConstSpan connection_nonce)
-      : key(crypto::vmess_kdf16(cmd_key, {as_bytes(key_salt), auth_id, connection_nonce})),
-        nonce(crypto::vmess_kdf12(cmd_key, {as_bytes(nonce_salt), auth_id, connection_nonce})) {}
+      : key(kdf16(cmd_key, {as_bytes(key_salt), auth_id, connection_nonce})),
+        nonce(kdf12(cmd_key, {as_bytes(nonce_salt), auth_id, connection_nonce})) {}
   Block16 key;
   crypto::Nonce nonce;
 };
@@ -58,7 +58,7 @@ Decoded<std::size_t> encode_request(const RequestHeader& header, ConstSpan paddi
   out[37] = static_cast<std::uint8_t>(keys.command);
   std::size_t at = kFixedRequestBytes;
   if (keys.command != Command::mux) {
-    const std::size_t n = encode_address(header.target.host, header.target.port, kVmessAddress, out.subspan(at));
+    const std::size_t n = encode_address(header.target.host, header.target.port, kPortFirstAddress, out.subspan(at));
     if (n == 0) return fault(WireFault::bad_address, at);
     at += n;
   }
@@ -72,7 +72,7 @@ std::size_t request_bytes_needed(ConstSpan so_far) {
   if (so_far.size() < kFixedRequestBytes) return kFixedRequestBytes;
   const std::size_t tail = std::size_t{so_far[35]} / 16 + kChecksumBytes;
   if (!carries_address(so_far[37])) return kFixedRequestBytes + tail;
-  const std::size_t address = address_bytes(so_far.subspan(kFixedRequestBytes), kVmessAddress);
+  const std::size_t address = address_bytes(so_far.subspan(kFixedRequestBytes), kPortFirstAddress);
   if (address != 0) return kFixedRequestBytes + address + tail;
   return so_far.size() < kFixedRequestBytes + 3 ? kFixedRequestBytes + 3 : kFixedRequestBytes + 4;
 }
@@ -88,7 +88,7 @@ Decoded<RequestHeader> parse_request(ConstSpan plain, bool legacy) {
   RequestHeader header;
   SessionKeys& keys = header.keys;
   if (carries_address(command)) {
-    auto step = decode_address(plain.subspan(kFixedRequestBytes), kVmessAddress);
+    auto step = decode_address(plain.subspan(kFixedRequestBytes), kPortFirstAddress);
     auto address = step ? std::move(step->message) : std::nullopt;
     if (!address) return fault(WireFault::bad_address, kFixedRequestBytes + 2);
     header.target.host = std::move(address->host);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cassert>
 
-#include "common/crypto/kdf.h"
+#include "common/protocol/vmess/kdf.h"
 
 namespace ebb::vmess {
 namespace {
@@ -19,12 +19,12 @@ struct Keys {
 };
 
 Keys length_keys(const SessionKeys& keys) {
-  return {crypto::vmess_kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")}),
-          crypto::vmess_kdf12(keys.response_iv, {as_bytes("AEAD Resp Header Len IV")})};
+  return {kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")}),
+          kdf12(keys.response_iv, {as_bytes("AEAD Resp Header Len IV")})};
 }
 Keys payload_keys(const SessionKeys& keys) {
-  return {crypto::vmess_kdf16(keys.response_key, {as_bytes("AEAD Resp Header Key")}),
-          crypto::vmess_kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")})};
+  return {kdf16(keys.response_key, {as_bytes("AEAD Resp Header Key")}),
+          kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")})};
 }
 
 /// What follows command id and length. nullopt when it is damaged: it is skipped then, never an error.

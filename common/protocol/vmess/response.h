@@ -14,7 +14,7 @@
 
 namespace ebb::vmess {
 
-inline constexpr std::size_t kMaxResponseBytes = 38;  // of those we send
+inline constexpr std::size_t kMaxResponseBytes = 38;                // of those we send
 inline constexpr std::size_t kMaxSealedResponse = 18 + 65535 + 16;  // of those we take
 /// Of the one that a server of ours sends with these keys.
 inline std::size_t response_bytes(const SessionKeys& keys) { return keys.legacy ? 4 : kMaxResponseBytes; }

@@ -129,7 +129,7 @@ void ServerHandshake::ended(UnixSeconds now) {
   const ConstSpan opened = ConstSpan(legacy_->plain).first(legacy_->opened);
   const bool has_address = opened[37] == 1 || opened[37] == 2;
   if (has_address) {
-    const std::size_t address = address_bytes(opened.subspan(kFixedRequestBytes), kVmessAddress);
+    const std::size_t address = address_bytes(opened.subspan(kFixedRequestBytes), kPortFirstAddress);
     if (address == 0 || opened.size() < kFixedRequestBytes + address) return;
   }
   taint(now);

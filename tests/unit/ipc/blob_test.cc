@@ -5,15 +5,17 @@
 namespace ebb::ipc {
 namespace {
 
+constexpr Tlv kStream = layer_tlv(3), kSmall = layer_tlv(5), kFrames = layer_tlv(6);
+
 TEST(StateBlob, RoundTrips) {
   BlobWriter writer;
   const Bytes cipher(17 * 1024, 1), plain(16 * 1024, 2), vmess(160, 3);
   EXPECT_TRUE(writer.add(Tlv::unread_cipher, cipher));
   EXPECT_TRUE(writer.add(Tlv::unread_plain, plain));
-  EXPECT_TRUE(writer.add(Tlv::vmess, vmess));
-  EXPECT_TRUE(writer.add(Tlv::ws, {}));
-  EXPECT_FALSE(writer.add(Tlv::vmess, vmess));  // twice
-  EXPECT_FALSE(writer.add(Tlv::plain, Bytes(17)));
+  EXPECT_TRUE(writer.add(kStream, vmess));
+  EXPECT_TRUE(writer.add(kFrames, {}));
+  EXPECT_FALSE(writer.add(kStream, vmess));  // twice
+  EXPECT_FALSE(writer.add(kSmall, Bytes(17)));
   EXPECT_FALSE(writer.add(Tlv(0), {}));
   EXPECT_FALSE(writer.add(Tlv(9), {}));
   const Bytes bytes = writer.take();
@@ -21,8 +23,8 @@ TEST(StateBlob, RoundTrips) {
   ASSERT_TRUE(blob);
   EXPECT_TRUE(std::ranges::equal(*blob->get(Tlv::unread_cipher), cipher));
   EXPECT_TRUE(std::ranges::equal(*blob->get(Tlv::unread_plain), plain));
-  EXPECT_TRUE(std::ranges::equal(*blob->get(Tlv::vmess), vmess));
-  EXPECT_TRUE(blob->get(Tlv::ws)->empty());
+  EXPECT_TRUE(std::ranges::equal(*blob->get(kStream), vmess));
+  EXPECT_TRUE(blob->get(kFrames)->empty());
   EXPECT_FALSE(blob->get(Tlv::meta));
 }
 
@@ -37,7 +39,7 @@ TEST(StateBlob, EveryBoundFitsTogether) {
 
 TEST(StateBlob, RefusesEveryCut) {
   BlobWriter writer;
-  ASSERT_TRUE(writer.add(Tlv::vmess, Bytes(20)));
+  ASSERT_TRUE(writer.add(kStream, Bytes(20)));
   const Bytes bytes = writer.take();
   for (std::size_t n = 1; n < bytes.size(); ++n) {
     const auto blob = decode_blob(ConstSpan(bytes).first(n));

@@ -30,7 +30,7 @@ TEST(HostFromWire, FollowsTheReceiversRules) {
 }
 
 class EveryStyle : public testing::TestWithParam<AddressStyle> {};
-INSTANTIATE_TEST_SUITE_P(All, EveryStyle, testing::Values(kVmessAddress, kSocksAddress));
+INSTANTIATE_TEST_SUITE_P(All, EveryStyle, testing::Values(kPortFirstAddress, kSocksAddress));
 
 TEST_P(EveryStyle, RoundTripsAndAsksForMoreAtEveryPrefix) {
   const Host hosts[] = {IpAddress::from_v4({192, 0, 2, 1}), *IpAddress::parse("2001:db8::7"), std::string("a.example"),
@@ -66,7 +66,7 @@ TEST_P(EveryStyle, RefusesUnknownTypesAndNamesThatDoNotFit) {
 TEST(Address, MatchesTheWire) {
   Bytes out(kMaxAddressBytes);
   const auto hex = [&](std::size_t n) { return to_hex(ConstSpan(out).first(n)); };
-  EXPECT_EQ(hex(encode_address(std::string("tunnel.example"), 0, kVmessAddress, out)),
+  EXPECT_EQ(hex(encode_address(std::string("tunnel.example"), 0, kPortFirstAddress, out)),
             "0000020e74756e6e656c2e6578616d706c65");
   EXPECT_EQ(hex(encode_address(IpAddress::from_v4({1, 2, 3, 4}), 443, kSocksAddress, out)), "010102030401bb");
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -145,6 +146,56 @@ Complaints io_in_pure_code(const Sources& sources) {
     std::smatch found;
     if (std::regex_search(source.text, found, call)) out.push_back(source.path + " calls ::" + found[2].str() + "()");
   }
+  return out;
+}
+
+Complaints named_protocols(const Sources& sources) {
+  // What has to know a protocol's name. A word in a comment counts: it would have to be changed as well.
+  static const std::vector<std::string_view> rooms{
+      "common/protocol/vmess",        // the protocol itself, without IO
+      "worker/layers/vmess",          // what it does to bytes
+      "worker/inbound/vmess",         // its handshake
+      "worker/inbound/replay_guard",  // what its handshake must not see twice
+      "worker/outbound/vmess",        // its dialling
+      "worker/protocols/table",       // the one list
+      "common/config",                // the words of the user's file
+      "common/base/log.h",
+      "common/base/time.h",
+      "common/crypto/uuid.h",  // an example, a use and a source, in comments
+  };
+  constexpr std::string_view kName = "vmess";
+  const auto same = [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == b; };
+  Complaints out;
+  for (const Source& source : sources) {
+    if (is_test(source)) continue;
+    if (std::ranges::any_of(rooms, [&](std::string_view room) { return source.path.starts_with(room); })) continue;
+    std::istringstream lines(source.text);
+    std::string line;
+    for (int number = 1; std::getline(lines, line); ++number)
+      if (!std::ranges::search(line, kName, same).empty()) out.push_back(source.path + ":" + std::to_string(number) + " " + line);
+  }
+  return out;
+}
+
+Complaints reaches(const Sources& sources, std::string_view from, std::string_view to) {
+  std::map<std::string, const Source*> by_path;
+  for (const Source& source : sources) by_path[source.path] = &source;
+  Complaints out;
+  std::set<std::string> seen;
+  const std::function<void(const Source&, const std::string&)> visit = [&](const Source& source,
+                                                                           const std::string& way) {
+    if (!seen.insert(source.path).second) return;
+    const std::string here = way.empty() ? source.path : way + " -> " + source.path;
+    if (below(source.path, to)) {
+      out.push_back(here);
+      return;
+    }
+    for (const Include& include : includes_of(source.text))
+      if (const auto next = by_path.find(include.path); !include.system && next != by_path.end())
+        visit(*next->second, here);
+  };
+  for (const Source& source : sources)
+    if (folder_of(source.path) == from) visit(source, {});
   return out;
 }
 

@@ -30,6 +30,11 @@ Complaints upward_includes(const Sources& sources);
 Complaints folder_cycles(const Sources& sources);
 /// Event loop or sockets in folders that must stay free of IO.
 Complaints io_in_pure_code(const Sources& sources);
+/// Code that names a protocol outside the rooms where protocols are known: its own folders, the table, the words of the
+/// configuration. Whoever adds one touches nothing else.
+Complaints named_protocols(const Sources& sources);
+/// Files that a folder reaches by includes, however indirectly, below another one.
+Complaints reaches(const Sources& sources, std::string_view from, std::string_view to);
 /// Headers that are slow to compile belong into one .cc.
 Complaints heavy_headers(const Sources& sources);
 

@@ -108,6 +108,18 @@ struct Bridge {
   EXPECT_EQ(unread_settings({header, parser, test, reader}), (Complaints{"Timers::udp_idle", "Settings::user"}));
   EXPECT_EQ(unread_settings({header, {"worker/a.cc", "x->udp_idle, settings_.user"}}),
             (Complaints{"Limits::memory", "Timers::handshake", "Settings::limits", "Settings::timers"}));
+TEST(TreeRules, NoticeProtocolsNamedElsewhere) {
+  EXPECT_TRUE(
+      named_protocols({{"common/protocol/vmess/a.h", "VMess"}, {"worker/protocols/table.cc", "vmess"}}).empty());
+  EXPECT_TRUE(named_protocols({{"tests/unit/a.cc", "vmess"}, {"worker/edge/a.cc", "v mess"}}).empty());
+  EXPECT_EQ(named_protocols({{"worker/edge/a.cc", "int a;\n// like VMess\n"}}),
+            Complaints{"worker/edge/a.cc:2 // like VMess"});
+}
+
+TEST(TreeRules, NoticeWhatAFolderReaches) {
+  const Sources sources{file("a/a.cc", "b/b.h"), file("b/b.h", "c/c.h"), {"c/c.h", ""}};
+  EXPECT_EQ(reaches(sources, "a", "c"), Complaints{"a/a.cc -> b/b.h -> c/c.h"});
+  EXPECT_TRUE(reaches(sources, "c", "a").empty());
 }
 
 // And the tree keeps them.
@@ -133,6 +145,19 @@ TEST(Tree, FoldersDoNotIncludeEachOther) {
 TEST(Tree, PureFoldersDoNoIo) {
   const auto complaints = io_in_pure_code(everything());
   EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+TEST(Tree, ProtocolsAreNamedInTheirRoomsOnly) {
+  const auto complaints = named_protocols(everything());
+  EXPECT_TRUE(complaints.empty()) << list(complaints);
+}
+
+TEST(Tree, RelaysAndLayersKnowNoProtocol) {
+  const Sources sources = everything();
+  for (const std::string_view folder : {"worker/relay", "worker/layers", "worker/tunnel"}) {
+    const auto complaints = reaches(sources, folder, "common/protocol/vmess");
+    EXPECT_TRUE(complaints.empty()) << list(complaints);
+  }
 }
 
 TEST(Tree, SlowHeadersAreIncludedOnce) {

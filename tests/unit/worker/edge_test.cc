@@ -302,7 +302,7 @@ TEST_F(EdgeTest, OffersABridgeAsATunnelWithItsState) {
   EXPECT_EQ(offers[0].user, 0u);
   const auto blob = ipc::decode_blob(blobs[0]);
   ASSERT_TRUE(blob);
-  const auto state = vmess::decode_state(blob->get(ipc::Tlv::vmess).value());
+  const auto state = vmess::decode_state(blob->get(ipc::layer_tlv(3)).value());
   ASSERT_TRUE(state);
   EXPECT_EQ(state->keys, handshake.keys());
   // What came with the header was read with it, the rest is still in the socket.

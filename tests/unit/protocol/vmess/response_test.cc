@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "common/crypto/kdf.h"
+#include "common/protocol/vmess/kdf.h"
 #include "tests/unit/protocol/vmess/vector_support.h"
 
 namespace ebb::vmess {
@@ -72,11 +72,11 @@ Bytes sealed_response(const SessionKeys& keys, ConstSpan plain) {
   std::array<std::uint8_t, 2> length;
   store_be16(length, static_cast<std::uint16_t>(plain.size()));
   Aead(crypto::AeadAlgorithm::aes_128_gcm,
-       crypto::vmess_kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")}), Aead::Use::seal)
-      .seal(crypto::vmess_kdf12(keys.response_iv, {as_bytes("AEAD Resp Header Len IV")}), {}, ConstSpan(length), out);
-  Aead(crypto::AeadAlgorithm::aes_128_gcm, crypto::vmess_kdf16(keys.response_key, {as_bytes("AEAD Resp Header Key")}),
+       kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")}), Aead::Use::seal)
+      .seal(kdf12(keys.response_iv, {as_bytes("AEAD Resp Header Len IV")}), {}, ConstSpan(length), out);
+  Aead(crypto::AeadAlgorithm::aes_128_gcm, kdf16(keys.response_key, {as_bytes("AEAD Resp Header Key")}),
        Aead::Use::seal)
-      .seal(crypto::vmess_kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")}), {}, plain,
+      .seal(kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")}), {}, plain,
             MutSpan(out).subspan(18));
   return out;
 }

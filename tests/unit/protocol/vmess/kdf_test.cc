@@ -1,10 +1,10 @@
-#include "common/crypto/kdf.h"
+#include "common/protocol/vmess/kdf.h"
 
 #include <gtest/gtest.h>
 
 #include "tests/support/vectors.h"
 
-namespace ebb::crypto {
+namespace ebb::vmess {
 namespace {
 
 TEST(VmessKdf, MatchesTheRealImplementations) {
@@ -13,12 +13,12 @@ TEST(VmessKdf, MatchesTheRealImplementations) {
     std::vector<Bytes> path;
     for (const auto& salt : entry["path_hex"]) path.push_back(salt.hex());
     const std::vector<ConstSpan> salts(path.begin(), path.end());
-    EXPECT_EQ(to_hex(vmess_kdf(key, salts)), entry["kdf"].text());
+    EXPECT_EQ(to_hex(kdf(key, salts)), entry["kdf"].text());
     if (path.size() == 1) {
-      EXPECT_EQ(to_hex(vmess_kdf16(key, {path[0]})), entry["kdf16"].text());
+      EXPECT_EQ(to_hex(kdf16(key, {path[0]})), entry["kdf16"].text());
     }
   }
 }
 
 }  // namespace
-}  // namespace ebb::crypto
+}  // namespace ebb::vmess

@@ -1,11 +1,11 @@
-#include "common/crypto/kdf.h"
+#include "common/protocol/vmess/kdf.h"
 
 #include <algorithm>
 #include <array>
 #include <cassert>
 #include <span>
 
-namespace ebb::crypto {
+namespace ebb::vmess {
 namespace {
 
 constexpr std::size_t kBlock = 64;  // at every level
@@ -33,7 +33,7 @@ struct Message {
 /// H_n(message) with n = path.size(); `prefix` holds the pads that the levels above have put before the message.
 Digest32 nested(std::span<const ConstSpan> path, const Message& prefix, ConstSpan message) {
   if (path.empty()) {
-    return hmac_sha256(as_bytes("VMess AEAD KDF"), {ConstSpan(prefix.bytes).first(prefix.size), message});
+    return crypto::hmac_sha256(as_bytes("VMess AEAD KDF"), {ConstSpan(prefix.bytes).first(prefix.size), message});
   }
   const ConstSpan salt = path.back();
   const auto below = path.first(path.size() - 1);
@@ -49,23 +49,23 @@ Digest32 nested(std::span<const ConstSpan> path, const Message& prefix, ConstSpa
 
 }  // namespace
 
-Digest32 vmess_kdf(ConstSpan key, std::span<const ConstSpan> path) {
+Digest32 kdf(ConstSpan key, std::span<const ConstSpan> path) {
   assert(path.size() <= kMaxLevels);
   return nested(path, Message{}, key);
 }
 
-Block16 vmess_kdf16(ConstSpan key, Parts path) {
-  const Digest32 full = vmess_kdf(key, path);
+Block16 kdf16(ConstSpan key, crypto::Parts path) {
+  const Digest32 full = kdf(key, path);
   Block16 out;
   std::copy_n(full.begin(), out.size(), out.begin());
   return out;
 }
 
-Nonce vmess_kdf12(ConstSpan key, Parts path) {
-  const Digest32 full = vmess_kdf(key, path);
+Nonce kdf12(ConstSpan key, crypto::Parts path) {
+  const Digest32 full = kdf(key, path);
   Nonce out;
   std::copy_n(full.begin(), out.size(), out.begin());
   return out;
 }
 
-}  // namespace ebb::crypto
+}  // namespace ebb::vmess
