@@ -167,6 +167,31 @@ std::string congestion(const object& tunnel) {
   return congested ? size(number_of(tunnel, "held")) : "no";
 }
 
+/// Who serves a portal, where it is more than one or something is wrong with it.
+std::string pool_text(const object& portal) {
+  array bridges;
+  if (portal["bridges"].get_array().get(bridges) != simdjson::SUCCESS) return "";
+  Table table({"BRIDGE", "ADDRESS", "WEIGHT", "TUNNELS", "STREAMS", "VISITORS", "SHARE", "HEALTH"});
+  bool failing = false;
+  for (const element each : bridges) {
+    object bridge;
+    if (each.get_object().get(bridge) != simdjson::SUCCESS) continue;
+    std::string name = text_of(bridge, "label");
+    if (name.empty() || name == "-") name = text_of(bridge, "user");
+    std::string health = text_of(bridge, "health");
+    if (health == "failing") {
+      failing = true;
+      const std::string targets = text_of(bridge, "failing_targets");
+      health += " for " + targets + (targets == "1" ? " target" : " targets") + ", next trial in " +
+                duration(number_of(bridge, "next_trial_s"));
+    }
+    table.row({name.empty() ? "-" : name, text_of(bridge, "address"), text_of(bridge, "weight"),
+               text_of(bridge, "tunnels"), text_of(bridge, "streams"), text_of(bridge, "visitors"),
+               text_of(bridge, "share_percent") + "%", health});
+  }
+  return bridges.size() > 1 || failing ? table.text() + "\n" : "";
+}
+
 void show_reverse(std::string& out, const object& result, const char* key, const char* word, const char* none) {
   array list;
   if (result[key].get_array().get(list) != simdjson::SUCCESS) return;
@@ -174,7 +199,9 @@ void show_reverse(std::string& out, const object& result, const char* key, const
     object entry;
     if (one.get_object().get(entry) != simdjson::SUCCESS) continue;
     out += std::string("\n") + word + " \"" + text_of(entry, "tag") + "\"  domain " + text_of(entry, "domain") +
-           "  dialect " + text_of(entry, "dialect") + "\n";
+           "  dialect " + text_of(entry, "dialect");
+    if (const std::string policy = text_of(entry, "policy"); policy != "-") out += "  policy " + policy;
+    out += "\n" + pool_text(entry);
     Table table({"ID", "PEER", "STATE", "AGE", "STREAMS", "IN", "OUT", "CONGESTED"});
     array tunnels;
     if (entry["tunnels"].get_array().get(tunnels) == simdjson::SUCCESS) {

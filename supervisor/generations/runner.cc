@@ -153,6 +153,8 @@ void Runner::perform(const action::Spawn& action) {
   options.args = {worker ? "--role=worker" : "--role=broker"};
   options.fds = fds;
   options.oom_score_adj = worker ? 0 : kBrokerOom;
+  // Who we are to portals and bridges of our own: the same after every restart.
+  if (!worker && service_.directory != nullptr) options.environment = {"EBB_INSTANCE=" + service_.directory->instance};
   auto process = spawn(service_.binary, options);
   if (!process) return machine_.spawn_failed(action.child, process.error().what, loop_.now());
   const pid_t pid = process->pid;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/crypto/hash.h"
 
 namespace ebb::bridge {
 namespace {
@@ -14,6 +15,10 @@ reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, cons
   out.domain = bridge.domain;
   out.hello = home.hello;
   out.budget = home.config->settings.limits.tunnel_buffer;
+  // Two bridges of one process may lead to different services: each is one of its own.
+  const auto digest =
+      crypto::sha256({home.hello.node_id, as_bytes(bridge.tag), as_bytes("\n"), as_bytes(bridge.domain)});
+  std::copy_n(digest.begin(), out.hello.node_id.size(), out.hello.node_id.begin());
   out.seed = home.around.random.below(0xffffffff);
   return out;
 }

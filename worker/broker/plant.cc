@@ -1,13 +1,31 @@
 #include "worker/broker/plant.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/crypto/hash.h"
 #include "worker/protocols/table.h"
 
 namespace ebb::broker {
+namespace {
+
+/// The same in every process of this instance, one after the other: who is chosen by it stays chosen.
+std::array<std::uint8_t, 16> node_id(crypto::RandomSource& random) {
+  std::array<std::uint8_t, 16> out;
+  const char* instance = std::getenv("EBB_INSTANCE");  // set by the supervisor
+  if (instance == nullptr) {
+    random.fill(out);
+  } else {
+    const auto digest = crypto::sha256({as_bytes("ebbgate node"), as_bytes(instance)});
+    std::copy_n(digest.begin(), out.size(), out.begin());
+  }
+  return out;
+}
+
+}  // namespace
 
 Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Relays& relays, Visitors& visitors,
              std::function<void(PortalKey, Portal&)> pool_changed)
@@ -25,7 +43,8 @@ Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Rela
           },
           this) {
   reverse::Hello hello;  // an empty feature set: ours-to-ours is decided, nothing changes on the wire yet
-  around.random.fill(hello.node_id);
+  hello.node_id = node_id(around.random);
+  portal_home_.account = [this](const Person& person) { return account_of(person); };
   portal_home_.hello = bridge_home_.hello = hello;
   bridge_home_.open_in_portal = [this](std::size_t index, const Target& target) -> std::unique_ptr<relay::Side> {
     Portal* to = portal(tables_.current().portals[index]);
@@ -36,6 +55,25 @@ Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Rela
 }
 
 Plant::~Plant() = default;
+
+/// Users of all inbounds are counted in file order.
+PortalHome::Account Plant::account_of(const Person& person) const {
+  const auto& table = tables_.current();
+  PortalHome::Account out;
+  bool found = false;
+  std::uint32_t place = 0;
+  for (std::size_t i = 0; i < table.inbounds.size(); ++i) {
+    const auto* vmess = std::get_if<config::VmessInbound>(&table.config.inbounds[i].protocol);
+    if (vmess == nullptr) continue;
+    for (const auto& user : vmess->users) {
+      const bool here = table.inbounds[i] == person.inbound;
+      if (user.id == person.id && (here || !std::exchange(found, true))) out = {place, user.email};
+      if (user.id == person.id && here) return out;
+      ++place;
+    }
+  }
+  return out;
+}
 
 Portal* Plant::portal(PortalKey key) const {
   const auto at = portals_.find(key);

@@ -79,6 +79,7 @@ class Plant {
  private:
   void follow_current();
   Removed reconcile();
+  PortalHome::Account account_of(const Person& person) const;
   void add_portal(PortalKey key, const config::Portal& settings);
   Kicked kick_tunnels(const Portal::Which& which, const Error& why);
   std::size_t drain_tunnels(const Portal::Which& which);

@@ -40,6 +40,36 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
   return reverse::PickPolicy::least;
 }
 
+/// Tells the pool whether the bridge reached the origin of a stream.
+class StreamWatch final : public relay::OriginWatch {
+ public:
+  StreamWatch(reverse::Health& health, const reverse::Health::Ticket& ticket, const PortalLink& link,
+              const net::Loop& loop)
+      : health_(health), ticket_(ticket), tunnel_(link.tunnel()), plan_(link.plan()), loop_(loop) {}
+  ~StreamWatch() override {
+    if (!told_) health_.dropped(ticket_);
+  }
+  void answered() override {
+    told_ = true;
+    health_.reached(ticket_);
+  }
+  void ended(bool error, bool client_ended) override {
+    if (tunnel_.dead()) return;  // a lost tunnel says nothing of the origin,
+    const bool ours = plan_.peer_hello().has_value();
+    if (client_ended && !(ours && error)) return;  // nor does the end with which a bridge answers ours
+    told_ = true;
+    health_.ended(ticket_, error, ours, loop_.now());
+  }
+
+ private:
+  reverse::Health& health_;
+  const reverse::Health::Ticket ticket_;
+  const tunnel::Tunnel& tunnel_;  // it has the stream, and ends it even in its destructor
+  const reverse::PortalTunnel& plan_;
+  const net::Loop& loop_;
+  bool told_ = false;
+};
+
 }  // namespace
 
 // --- PortalLink ------------------------------------------------------------------------------------------------------
@@ -51,7 +81,21 @@ PortalLink::PortalLink(Portal& portal, TunnelOffer& offer)
       portal_(portal),
       bridge_key_(key_of(offer)),
       person_(offer.person),
-      drain_([](void* self) { static_cast<PortalLink*>(self)->drain_in(Duration(0)); }, this) {}
+      drain_([](void* self) { static_cast<PortalLink*>(self)->drain_in(Duration(0)); }, this) {
+  look_up_account();
+  identify();
+}
+
+void PortalLink::identify() {
+  const auto& hello = plan().peer_hello();
+  greeted_ = hello.has_value();
+  bridge_ = reverse::bridge_identity(person_ ? std::optional(person_->id) : std::nullopt, address(),
+                                     hello ? &*hello : nullptr);
+}
+
+void PortalLink::look_up_account() {
+  if (person_ && portal_.home_.account) account_ = portal_.home_.account(*person_);
+}
 
 void PortalLink::drain_in(Duration after) {
   if (dead()) return;
@@ -72,6 +116,7 @@ void PortalLink::resume_service() {
 void PortalLink::start(TunnelOffer offer) { tunnel_.attach(std::move(offer.stream), std::move(offer.unread)); }
 
 void PortalLink::on_tunnel_moved() {
+  if (!greeted_ && plan_.peer_hello()) identify();
   // Visitors wait for room wherever it comes from: a stream's end, an answer after silence, a tunnel read again.
   const Standing now{plan_.state(), plan_.pickable_as_last(loop_.now())};
   if (std::exchange(seen_, now) != now) portal_.review_soon();
@@ -105,7 +150,7 @@ std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uin
 Portal::Portal(const config::Portal& settings, PortalHome& home)
     : settings_(settings),
       home_(home),
-      picker_(pick_policy(settings.policy)),
+      pool_(pick_policy(settings.policy)),
       review_later_([](void* self) { static_cast<Portal*>(self)->review(); }, this) {}
 
 Portal::~Portal() = default;
@@ -168,9 +213,9 @@ void Portal::resume() {
   review_soon();
 }
 
-PortalLink* Portal::pick(std::uint64_t visitor_key) const {
-  candidates_.clear();
+PortalLink* Portal::pick(const Target& target, std::uint64_t visitor_key) const {
   const TimePoint now = home_.around.loop.now();
+  pool_.begin(target, now);
   for (const auto& link : links_) {
     reverse::Candidate candidate;
     candidate.id = link->id();
@@ -178,11 +223,11 @@ PortalLink* Portal::pick(std::uint64_t visitor_key) const {
     candidate.last_resort = !link->dead() && link->plan().pickable_as_last(now);
     candidate.streams = link->plan().user_streams();
     candidate.bytes_in_flight = link->tunnel().unsent();
-    candidate.bridge = link->bridge_key();
+    candidate.bridge = link->bridge();
     if (const auto& hello = link->plan().peer_hello()) candidate.weight = hello->weight;
-    candidates_.push_back(candidate);
+    pool_.add(candidate, link->account().place, link->settled());
   }
-  const auto index = picker_.pick(candidates_, visitor_key);
+  const auto index = pool_.choose(visitor_key);
   return index ? links_[*index].get() : nullptr;
 }
 
@@ -196,20 +241,27 @@ bool Portal::has_room(std::size_t before) const {
 }
 
 std::unique_ptr<relay::Side> Portal::open(const Target& target, std::uint64_t visitor_key) {
+  return open_on_link(target, visitor_key).side;
+}
+
+Portal::Opened Portal::open_on_link(const Target& target, std::uint64_t visitor_key) {
   // A tunnel may refuse at the last moment (ids used up): each is tried at most once.
   for (std::size_t tries = links_.size(); tries > 0; --tries) {
-    PortalLink* link = pick(visitor_key);
-    if (link == nullptr) return nullptr;
-    if (auto side = link->open(target, visitor_key)) return side;
+    PortalLink* link = pick(target, visitor_key);
+    if (link == nullptr) return {};
+    if (auto side = link->open(target, visitor_key)) return {std::move(side), link};
   }
-  return nullptr;
+  return {};
 }
 
 bool Portal::serve(std::unique_ptr<relay::Side>& visitor, const Target& target, const config::PolicyLevel& level,
                    std::uint64_t visitor_key) {
-  auto side = open(target, visitor_key);
+  auto [side, link] = open_on_link(target, visitor_key);
   if (!side) return false;
-  home_.relays.start(std::move(visitor), std::move(side), outbound::relay_times(level));
+  auto& relay = home_.relays.start(std::move(visitor), std::move(side), outbound::relay_times(level));
+  const auto& loop = home_.around.loop;
+  const auto ticket = pool_.opened(link->bridge(), loop.now());
+  relay.watch_origin(std::make_unique<StreamWatch>(pool_.health(), ticket, *link, loop));
   return true;
 }
 
@@ -316,9 +368,10 @@ std::size_t Portal::drain_some(const Which& which) {
 }
 
 void Portal::update(const config::Portal& settings) {
-  if (settings.policy != settings_.policy) picker_ = reverse::Picker(pick_policy(settings.policy));
+  pool_.set_policy(pick_policy(settings.policy));
   settings_ = settings;
   for (auto& link : links_) {
+    link->look_up_account();
     link->tunnel().set_limits(tunnel_limits());
     link->plan().set_max_streams(max_streams());
   }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "common/config/config.h"
-#include "common/reverse/picker.h"
+#include "common/reverse/pool.h"
 #include "common/reverse/portal_plan.h"
 #include "common/reverse/portal_tunnel.h"
 #include "worker/broker/generation_tables.h"
@@ -28,6 +28,12 @@ struct PortalHome {
   relay::Relays& relays;
   reverse::Hello hello;
   tunnel::SourceLedger sources{};  // what visitors of one address hold, over all portals
+  /// Whose tunnel it is: what the committed configuration says of him.
+  struct Account {
+    std::uint32_t place = 0xffffffff;  // among all users, in file order
+    std::string email;
+  };
+  std::function<Account(const Person&)> account = nullptr;
 };
 
 /// An accepted tunnel, authenticated by a worker.
@@ -44,6 +50,13 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   PortalLink(Portal& portal, TunnelOffer& offer);
   void start(TunnelOffer offer);
   std::uint64_t bridge_key() const { return bridge_key_; }
+  /// Whose tunnel it is, as far as its bridge says who it is.
+  std::uint64_t bridge() const { return bridge_; }
+  /// bridge() stays: it has said who it is, or will not.
+  bool settled() const { return plan().state() != reverse::PortalTunnel::State::probing; }
+  std::string address() const { return peer().substr(0, peer().rfind(':')); }
+  const PortalHome::Account& account() const { return account_; }
+  void look_up_account();
   void drain_in(Duration after);
   void resume_service();
   const std::optional<Person>& person() const { return person_; }
@@ -61,12 +74,16 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   void on_congestion_changed() override;
   Duration quiet_before_end() const override;
   void on_tunnel_moved() override;
+  void identify();
   void on_tunnel_over(const Error& why) override;
   void on_stream_opened(StreamId, const Target&, ConstSpan) override {}  // bridges open nothing
 
   Portal& portal_;
   std::uint64_t bridge_key_;
   std::optional<Person> person_;
+  PortalHome::Account account_;
+  std::uint64_t bridge_ = 0;
+  bool greeted_ = false;  // bridge_ is by the id it sent
   Standing seen_;
   net::Timer drain_;
 };
@@ -115,6 +132,7 @@ class Portal {
   /// "TAG DOMAIN": what processes call it to each other. The same tag and domain is the same portal.
   std::string name() const { return settings_.tag + ' ' + settings_.domain; }
   const std::vector<std::unique_ptr<PortalLink>>& links() const { return links_; }
+  reverse::Pool& pool() const { return pool_; }
   /// Tunnels that can take visitors, and the streams on all of them.
   std::uint16_t live() const;
   std::uint32_t streams() const;
@@ -125,7 +143,12 @@ class Portal {
 
  private:
   friend class PortalLink;
-  PortalLink* pick(std::uint64_t visitor_key) const;
+  PortalLink* pick(const Target& target, std::uint64_t visitor_key) const;
+  struct Opened {
+    std::unique_ptr<relay::Side> side;  // null: no tunnel
+    PortalLink* link = nullptr;
+  };
+  Opened open_on_link(const Target& target, std::uint64_t visitor_key);
   void review();
   void review_soon() { home_.around.loop.defer(review_later_); }
   void link_over(PortalLink& link, const Error& why);
@@ -135,9 +158,8 @@ class Portal {
 
   config::Portal settings_;
   PortalHome& home_;
-  std::vector<std::unique_ptr<PortalLink>> links_;  // in order of arrival
-  mutable reverse::Picker picker_;
-  mutable std::vector<reverse::Candidate> candidates_;    // of one pick()
+  mutable reverse::Pool pool_;                            // outlives links_: their streams report to it
+  std::vector<std::unique_ptr<PortalLink>> links_;        // in order of arrival
   std::map<std::uint64_t, reverse::Dialect> remembered_;  // by bridge key; bounded
   net::Deferred review_later_;
   bool draining_ = false;

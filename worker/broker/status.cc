@@ -1,6 +1,8 @@
 #include "worker/broker/status.h"
 
+#include <algorithm>
 #include <chrono>
+#include <string>
 
 #include "common/base/json_writer.h"
 
@@ -61,6 +63,73 @@ std::string_view dialect_of(const bridge::BridgeLink& link) {
   return name.empty() ? "unknown" : "xray-old";
 }
 
+std::string_view name_of(config::PickPolicy policy) {
+  switch (policy) {
+    case config::PickPolicy::least: return "least";
+    case config::PickPolicy::roundrobin: return "roundrobin";
+    case config::PickPolicy::hash: return "hash";
+    case config::PickPolicy::order: return "order";
+  }
+  return "least";
+}
+
+/// The tunnels of a portal, by the bridge they come from.
+struct BridgeRow {
+  const PortalLink* link = nullptr;  // one of them, settled where there is one
+  std::uint64_t rank = 0;
+  std::uint32_t weight = 1;
+  std::size_t tunnels = 0;
+  std::size_t streams = 0;
+  std::uint64_t visitors = 0;
+};
+
+std::vector<BridgeRow> bridges_of(const Portal& portal) {
+  std::vector<BridgeRow> rows;
+  for (const auto& link : portal.links()) {
+    if (link->dead()) continue;
+    const auto same = [&](const BridgeRow& row) { return row.link->bridge() == link->bridge(); };
+    auto row = std::ranges::find_if(rows, same);
+    if (row == rows.end()) row = rows.insert(row, BridgeRow{.link = link.get()});
+    if (link->settled()) row->link = link.get();
+    if (const auto& hello = link->plan().peer_hello()) row->weight = std::max(row->weight, hello->weight);
+    ++row->tunnels;
+    row->streams += link->plan().user_streams();
+  }
+  for (auto& row : rows) {
+    row.rank = portal.pool().rank(row.link->bridge(), row.weight, row.link->account().place, row.link->settled());
+    row.visitors = portal.pool().visitors(row.link->bridge());
+  }
+  std::ranges::sort(rows, {}, &BridgeRow::rank);
+  return rows;
+}
+
+void write_bridges(JsonWriter& out, const Portal& portal, TimePoint now) {
+  const auto rows = bridges_of(portal);
+  std::uint64_t visitors = 0;
+  for (const auto& row : rows) visitors += row.visitors;
+  out.key("bridges").array();
+  for (const auto& row : rows) {
+    const auto known = portal.pool().health().summary(row.link->bridge());
+    const auto& hello = row.link->plan().peer_hello();
+    out.object().key("user").text(row.link->account().email).key("address").text(row.link->address());
+    out.key("label").text(hello ? hello->label : std::string());
+    out.key("weight").number(row.weight);
+    out.key("tunnels").number(static_cast<std::int64_t>(row.tunnels));
+    out.key("streams").number(static_cast<std::int64_t>(row.streams));
+    out.key("visitors").number(static_cast<std::int64_t>(row.visitors));
+    out.key("share_percent");
+    out.number(visitors > 0 ? static_cast<std::int64_t>((row.visitors * 100 + visitors / 2) / visitors) : 0);
+    out.key("health").text(known.failing > 0 ? "failing" : known.proven > 0 ? "good" : "untried");
+    out.key("failing_targets").number(static_cast<std::int64_t>(known.failing));
+    if (known.failing > 0) {
+      const auto wait = std::max(known.next_trial - now, Duration(0));
+      out.key("next_trial_s").number(std::chrono::ceil<std::chrono::seconds>(wait).count());
+    }
+    out.end();
+  }
+  out.end();
+}
+
 }  // namespace
 
 std::string status_json(const std::vector<const Portal*>& portals, const std::vector<const bridge::Bridge*>& bridges,
@@ -72,6 +141,8 @@ std::string status_json(const std::vector<const Portal*>& portals, const std::ve
     const auto& links = portal->links();
     out.object().key("tag").text(portal->settings().tag).key("domain").text(portal->settings().domain);
     out.key("dialect").text(links.empty() ? "unknown" : dialect_of(*links.back()));
+    out.key("policy").text(name_of(portal->settings().policy));
+    write_bridges(out, *portal, now);
     out.key("tunnels").array();
     for (const auto& link : links) write_tunnel(out, *link, name_of(link->plan()), dialect_of(*link), now);
     out.end().end();

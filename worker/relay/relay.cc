@@ -24,6 +24,7 @@ void Relay::on_data(Side& from, ConstSpan piece) {
   if (finished_) return;
   last_ = home_.loop().now();
   (&from == client_.get() ? bytes_up_ : bytes_down_) += piece.size();
+  if (origin_watch_ && &from == origin_.get()) std::exchange(origin_watch_, nullptr)->answered();
   if (!winding_) other(from).send(piece);
 }
 
@@ -32,10 +33,16 @@ void Relay::on_batch_end(Side& from) {
   other(from).flush();  // producers ask before they read again
 }
 
+void Relay::origin_ended(const Side& from, bool error) {
+  if (!origin_watch_ || &from != origin_.get()) return;
+  std::exchange(origin_watch_, nullptr)->ended(error, client_ended_);
+}
+
 std::size_t Relay::may_read(Side& from) { return finished_ || winding_ ? Side::kEverything : other(from).room(); }
 
 void Relay::on_end(Side& from, bool both) {
   if (finished_) return;
+  origin_ended(from, false);
   if (winding_) return;  // the side that is left has ended too; its on_wound_down() follows
   Side& to = other(from);
   to.flush();
@@ -67,6 +74,7 @@ void Relay::on_end(Side& from, bool both) {
 void Relay::on_failed(Side& from, const Error& why) {
   if (finished_) return;
   if (log_enabled(log::Level::debug)) log_event(log::Level::debug, "relay", "connection failed", kv("reason", why));
+  origin_ended(from, true);
   if (winding_) return on_wound_down(from);  // the other one may still have bytes to deliver
   other(from).abort();
   finish();
@@ -136,6 +144,7 @@ void Relay::idle_over() {
 void Relay::finish() {
   if (std::exchange(finished_, true)) return;
   timer_.disarm();
+  origin_watch_.reset();
   client_->close();
   origin_->close();
   home_.bury(*this);

@@ -66,6 +66,20 @@ struct RelayTimes {
   Duration origin_ended = std::chrono::seconds(1);  // policy uplinkOnly
 };
 
+/// Learns how the origin of a relay does, until that is known. Destroyed without a word: nothing can be said, the
+/// client left first or the relay was ended.
+class OriginWatch {
+ public:
+  OriginWatch() = default;
+  OriginWatch(const OriginWatch&) = delete;
+  OriginWatch& operator=(const OriginWatch&) = delete;
+  virtual ~OriginWatch() = default;
+  /// The first byte of its answer is here.
+  virtual void answered() = 0;
+  /// It ended, or failed, and had not answered. `client_ended`: the client sent no more by then.
+  virtual void ended(bool error, bool client_ended) = 0;
+};
+
 class Relays;
 
 class Relay {
@@ -97,6 +111,9 @@ class Relay {
   /// for the client, a client the whole idle time for his answer.
   void keep_half_closed();
 
+  void watch_origin(std::unique_ptr<OriginWatch> watch) {
+    if (!finished_) origin_watch_ = std::move(watch);
+  }
   /// Ends both sides as a failure (stall, drain, kick).
   void abort(const Error& why);
   Side& other(const Side& side) { return &side == client_.get() ? *origin_ : *client_; }
@@ -106,6 +123,7 @@ class Relay {
 
  private:
   friend class Relays;
+  void origin_ended(const Side& from, bool error);
   void finish();
   void arm();
   void look_again(Duration after);
@@ -123,6 +141,7 @@ class Relay {
   bool queued_seen_ = false;
   std::uint64_t bytes_up_ = 0;
   std::uint64_t bytes_down_ = 0;
+  std::unique_ptr<OriginWatch> origin_watch_;
   bool client_ended_ = false;
   bool origin_ended_ = false;
   bool winding_ = false;  // nothing new is taken, what is left gets delivered

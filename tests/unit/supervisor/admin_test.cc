@@ -117,6 +117,28 @@ portal "p"  domain d.test  dialect v2ray
 )");
 }
 
+TEST(Status, ShowsTheBridgesOfAPoolAndWhatIsWrongWithThem) {
+  const auto text = [](const std::string& bridges) {
+    return *status_text(R"({"generation":1,"processes":[],"listeners":[],"bridges":[],"portals":[
+        {"tag":"p","domain":"d","dialect":"v2ray","policy":"order","tunnels":[],"bridges":[)" +
+                        bridges + "]}]}");
+  };
+  const std::string one = R"({"user":"home@x","address":"192.0.2.1","label":"","weight":1,"tunnels":2,"streams":3,)"
+                          R"("visitors":30,"share_percent":75,"health":"good","failing_targets":0})";
+  const std::string other =
+      R"({"user":"","address":"192.0.2.2","label":"nas","weight":2,"tunnels":1,"streams":0,)"
+      R"("visitors":10,"share_percent":25,"health":"failing","failing_targets":1,"next_trial_s":9})";
+  EXPECT_NE(text(one + "," + other).find(R"(portal "p"  domain d  dialect v2ray  policy order
+  BRIDGE  ADDRESS    WEIGHT  TUNNELS  STREAMS  VISITORS  SHARE  HEALTH
+  home@x  192.0.2.1  1       2        3        30        75%    good
+  nas     192.0.2.2  2       1        0        10        25%    failing for 1 target, next trial in 9s
+)"),
+            std::string::npos)
+      << text(one + "," + other);
+  EXPECT_EQ(text(one).find("home@x"), std::string::npos) << "one bridge is no pool";
+  EXPECT_NE(text(other).find("failing"), std::string::npos);
+}
+
 TEST(Status, SaysWhyThereIsNoTunnel) {
   const auto text =
       status_text(R"({"generation":1,"reload":{"step":"idle","last":""},"processes":[],"listeners":[],"portals":[],

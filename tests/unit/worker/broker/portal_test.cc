@@ -31,9 +31,9 @@ class PortalTest : public testing::Test {
     portal->on_change = [this](Portal&) { ++changes; };
   }
   /// The bridge's end of a new tunnel, without a protocol below.
-  std::unique_ptr<MemoryStream> tunnel() {
+  std::unique_ptr<MemoryStream> tunnel(const char* peer = "192.0.2.1:1", std::optional<Person> person = std::nullopt) {
     auto [ours, theirs] = MemoryStream::pair(loop);
-    portal->add_tunnel({std::move(ours), layers::Stack(), {}, "192.0.2.1:1", std::nullopt});
+    portal->add_tunnel({std::move(ours), layers::Stack(), {}, peer, person});
     loop.run_once();
     return std::move(theirs);
   }
@@ -47,10 +47,21 @@ class PortalTest : public testing::Test {
     loop.run_once();
     return std::move(visitor);
   }
-  static void end_stream(MemoryStream& bridge, std::uint16_t id) {
+  static void end_stream(MemoryStream& bridge, std::uint16_t id, bool error = false) {
     std::array<std::uint8_t, mux::kEndFrame> frame;
-    mux::write_end(frame, StreamId{id}, false);
+    mux::write_end(frame, StreamId{id}, error);
     bridge.put(frame);
+  }
+  void answer(MemoryStream& bridge, std::uint16_t id) {
+    std::array<std::uint8_t, mux::kKeepHead + 1> frame{};
+    mux::write_keep_head(frame, StreamId{id}, 1);
+    bridge.put(frame);
+    loop.run_once();
+  }
+  std::size_t streams_of(std::size_t link) { return portal->links()[link]->plan().user_streams(); }
+  reverse::Standing standing(std::size_t link) {
+    const auto key = std::hash<std::string>{}(kTarget.text());
+    return portal->pool().health().standing(portal->links()[link]->bridge(), key, loop.now());
   }
 
   net::UvLoop loop;
@@ -83,6 +94,63 @@ TEST_F(PortalTest, SaysAtOnceThatAFullTunnelHasRoomAgain) {
   loop.run_once();
   EXPECT_TRUE(portal->has_room());
   EXPECT_GT(changes, 0);
+}
+
+TEST_F(PortalTest, SharesAmongBridgesEvenly) {
+  auto one = tunnel("192.0.2.1:1"), other = tunnel("192.0.2.2:1"), more = tunnel("192.0.2.2:2");
+  std::vector<std::unique_ptr<MemoryStream>> visitors;
+  for (int i = 0; i < 20; ++i) visitors.push_back(visit());
+  EXPECT_EQ(streams_of(0), 10u);
+  EXPECT_EQ(streams_of(1), 5u);
+  EXPECT_EQ(streams_of(2), 5u);
+}
+
+TEST_F(PortalTest, LearnsWhoReachesTheOriginFromWhatBecomesOfStreams) {
+  using reverse::Standing;
+  auto good = tunnel("192.0.2.1:1"), dead = tunnel("192.0.2.2:1");
+  auto first = visit(), second = visit();
+  ASSERT_EQ(streams_of(0), 1u);
+  ASSERT_EQ(streams_of(1), 1u);
+  answer(*good, 2);
+  EXPECT_EQ(standing(0), Standing::proven);
+  end_stream(*dead, 2, true);
+  loop.run_once();
+  EXPECT_EQ(standing(1), Standing::failing);
+  for (int i = 0; i < 5; ++i) {
+    auto late = visit();
+    EXPECT_EQ(streams_of(1), 0u);
+  }
+}
+
+TEST_F(PortalTest, TakesNeitherALostTunnelNorAVisitorWhoLeftForADeadOrigin) {
+  using reverse::Standing;
+  auto bridge = tunnel("192.0.2.1:1"), lost = tunnel("192.0.2.2:1");
+  auto leaves = visit(), second = visit();
+  leaves->reset();
+  loop.run_once();
+  EXPECT_EQ(standing(0), Standing::untried);
+  lost->reset();
+  ASSERT_TRUE(test::run_until(loop, [&] { return portal->links().size() == 1; }));
+  auto again = tunnel("192.0.2.2:9");
+  EXPECT_EQ(standing(1), Standing::untried);
+}
+
+TEST_F(PortalTest, OrderFollowsTheUsersOfTheConfiguration) {
+  portal_settings.policy = config::PickPolicy::order;
+  home.account = [](const Person& person) {
+    return PortalHome::Account{person.id.value[0], "user " + std::to_string(person.id.value[0])};
+  };
+  portal = std::make_unique<Portal>(portal_settings, home);
+  auto backup = tunnel("192.0.2.1:1", Person{{}, UserId{{2}}});
+  auto visitor = visit();
+  EXPECT_EQ(streams_of(0), 1u);
+  auto primary = tunnel("192.0.2.2:1", Person{{}, UserId{{1}}});
+  auto next = visit(), another = visit();
+  EXPECT_EQ(streams_of(1), 2u);
+  primary->reset();
+  ASSERT_TRUE(test::run_until(loop, [&] { return portal->links().size() == 1; }));
+  auto late = visit();
+  EXPECT_EQ(streams_of(0), 2u);
 }
 
 TEST_F(PortalTest, AsksItsBridgesToDialAnewAndStillServes) {
