@@ -164,7 +164,7 @@ class Canonical {
       json_.open("settings", '{');
       json_.text("address", host_text(door->address));
       json_.number("port", door->port);
-      json_.text("network", "tcp");
+      json_.text("network", door->tcp && door->udp ? "tcp,udp" : door->udp ? "udp" : "tcp");
       json_.number("userLevel", door->level);
       json_.close('}');
     } else if (const auto* vmess = std::get_if<VmessInbound>(&inbound.protocol)) {

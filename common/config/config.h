@@ -44,6 +44,9 @@ struct DokodemoInbound {
   Host address;
   std::uint16_t port = 0;  // never 0 here: 0 in the file became the listening port
   std::uint32_t level = 0;
+  bool tcp = true;  // `network`: at least one of them
+  bool udp = false;
+  bool carries(Network network) const { return network == Network::tcp ? tcp : udp; }
 };
 
 struct VmessInbound {
@@ -56,6 +59,11 @@ struct Inbound {
   IpAddress listen;  // 0.0.0.0 by default
   std::vector<PortRange> ports;
   std::variant<DokodemoInbound, VmessInbound> protocol;
+  /// Which networks its addresses are open for.
+  bool listens(Network network) const {
+    const auto* door = std::get_if<DokodemoInbound>(&protocol);
+    return door != nullptr ? door->carries(network) : network == Network::tcp;
+  }
   /// Visitors and peers of this inbound prove who they are (the registration rule of spec/config.md 7).
   bool authenticates() const { return std::holds_alternative<VmessInbound>(protocol); }
 };

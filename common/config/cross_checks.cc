@@ -137,7 +137,7 @@ std::optional<std::size_t> claim(PortUse& use, const IpAddress& ip, std::size_t 
 
 void check_ports(const Draft& draft, Report& report) {
   constexpr std::size_t kMostListeners = 65'536;
-  std::map<std::uint16_t, PortUse> uses;
+  std::map<std::pair<Network, std::uint16_t>, PortUse> uses;
   std::size_t listeners = 0;
   for (std::size_t i = 0; i < draft.inbounds.size(); ++i) {
     const InboundDraft& item = draft.inbounds[i];
@@ -150,13 +150,17 @@ void check_ports(const Draft& draft, Report& report) {
     for (const auto& range : item.inbound.ports) {
       for (std::uint32_t port = std::max<std::uint32_t>(range.from, 1); port <= range.to && !clash; ++port) {
         privileged = privileged || port < 1024;
-        const auto other = claim(uses[static_cast<std::uint16_t>(port)], item.inbound.listen, i);
-        if (!other) continue;
-        clash = true;
-        item.port->refuse("PORT_CLASH",
-                          "TCP port " + std::to_string(port) + " on " + item.inbound.listen.text() +
-                              " is already taken by " +
-                              (*other == i ? "the same inbound" : element_name(draft.inbounds[*other].self)));
+        for (const Network network : {Network::tcp, Network::udp}) {
+          if (!item.inbound.listens(network)) continue;
+          const auto other = claim(uses[{network, static_cast<std::uint16_t>(port)}], item.inbound.listen, i);
+          if (!other) continue;
+          clash = true;
+          item.port->refuse("PORT_CLASH",
+                            (network == Network::tcp ? "TCP port " : "UDP port ") + std::to_string(port) + " on " +
+                                item.inbound.listen.text() + " is already taken by " +
+                                (*other == i ? "the same inbound" : element_name(draft.inbounds[*other].self)));
+          break;
+        }
       }
     }
     if (privileged && item.port) {

@@ -47,9 +47,10 @@ void read_dokodemo(Fields& inbound, InboundDraft& draft) {
   fields.no_effect({"timeout"}, "has no effect; use policy connIdle");
   out.level = fields.number<std::uint32_t>("userLevel").value_or(0);
   if (const auto networks = fields.find_any({"network", "allowedNetwork"})) {
-    const auto list = read_networks(*networks);
-    if (list && std::find(list->begin(), list->end(), Network::udp) != list->end()) {
-      networks->refuse("UNSUPPORTED", "UDP is not built yet", "write \"network\": \"tcp\"");
+    if (const auto list = read_networks(*networks)) {
+      out.tcp = std::ranges::find(*list, Network::tcp) != list->end();
+      out.udp = std::ranges::find(*list, Network::udp) != list->end();
+      if (list->empty()) networks->refuse("VALUE", "no network is named", "use tcp, udp or \"tcp,udp\"");
     }
   }
   if (address) {

@@ -93,7 +93,9 @@ Source Reach::inbound(std::size_t index) const {
   Source out{inbound.tag, std::nullopt, false, true, nullptr, !draft_.inbounds[index].usable, index};
   if (out.any_user) return out;
   if (const auto* door = std::get_if<DokodemoInbound>(&inbound.protocol)) {
-    if (!draft_.inbounds[index].any_target) out.target = Target{Network::tcp, door->address, door->port};
+    if (!draft_.inbounds[index].any_target) {
+      out.target = Target{door->tcp ? Network::tcp : Network::udp, door->address, door->port};
+    }
   } else {
     out.users = std::get_if<VmessInbound>(&inbound.protocol);
   }

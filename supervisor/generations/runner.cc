@@ -216,9 +216,10 @@ void Runner::provision(ChildLink& child, const action::Spawn& action) {
 /// Every address there is, those too that are about to come or to go: what a broker keeps, and a successor gets.
 std::vector<Listener> Runner::all_listeners(const std::vector<Listener>& known) const {
   std::vector<Listener> all;
-  for (const auto& [address, entry] : slots_.addresses()) {
-    const auto found = std::ranges::find_if(known, [&](const Listener& l) { return l.address == address; });
-    all.push_back({address, found == known.end() ? std::uint16_t{0} : found->inbound, ""});
+  for (const auto& [place, entry] : slots_.addresses()) {
+    const auto found = std::ranges::find_if(known, [&](const Listener& l) { return place_of(l) == place; });
+    const auto inbound = found == known.end() ? std::uint16_t{0} : found->inbound;
+    all.push_back({place.address, inbound, "", place.network});
   }
   return all;
 }
@@ -226,6 +227,8 @@ std::vector<Listener> Runner::all_listeners(const std::vector<Listener>& known) 
 void Runner::grant_worker(ChildLink& child, const Configuration& configuration, std::uint32_t index, std::uint32_t of,
                           action::Grants which) {
   std::vector<Listener> listeners = configuration.snapshot->listeners;
+  // UDP is the broker's: it outlives reloads, so flows do, too (spec/processes.md 3.6).
+  std::erase_if(listeners, [](const Listener& one) { return one.network == Network::udp; });
   if (which != action::Grants::all) {
     std::erase_if(listeners, [&](const Listener& one) {
       const bool tunnels = may_carry_tunnels(configuration.snapshot->config, one.inbound);
@@ -255,7 +258,7 @@ void Runner::grant(ChildLink& child, const std::vector<Listener>& listeners,
     fds.clear();
   };
   for (const auto& listener : listeners) {
-    const auto* address = slots_.find(listener.address);
+    const auto* address = slots_.find(place_of(listener));
     if (address == nullptr) continue;
     for (const auto& slot : address->slots) {
       if (!wanted(slot)) continue;
@@ -307,7 +310,7 @@ void Runner::perform(const action::Listen& action) {
   std::vector<Listener> fresh;
   std::size_t fewest = configuration.plan.workers;
   for (const auto& listener : listeners) {
-    const auto* address = slots_.find(listener.address);
+    const auto* address = slots_.find(place_of(listener));
     if (address == nullptr) continue;
     fewest = std::min(fewest, address->slots.size());
     if (!address->listening) fresh.push_back(listener);
@@ -343,7 +346,7 @@ void Runner::perform(const action::RevokeSlots& action) {
   const auto& config = decided_.snapshot->config;
   for (const auto& listener : all_listeners(decided_.snapshot->listeners)) {
     if (action.which == action::Grants::tunnels && !may_carry_tunnels(config, listener.inbound)) continue;
-    for (const auto& slot : slots_.find(listener.address)->slots) slots.push_back(slot.id);
+    for (const auto& slot : slots_.find(place_of(listener))->slots) slots.push_back(slot.id);
   }
   revoke(action.child, slots);
 }

@@ -6,24 +6,24 @@
 namespace ebb::supervisor {
 namespace {
 
-std::set<Endpoint> addresses_of(const std::vector<Listener>& listeners) {
-  std::set<Endpoint> all;
-  for (const auto& listener : listeners) all.insert(listener.address);
+std::set<Place> addresses_of(const std::vector<Listener>& listeners) {
+  std::set<Place> all;
+  for (const auto& listener : listeners) all.insert(place_of(listener));
   return all;
 }
 
 }  // namespace
 
 SlotBook::SlotBook(SlotTable start) {
-  for (const auto& listener : start.listeners) addresses_[listener.address].number = next_number_++;
+  for (const auto& listener : start.listeners) addresses_[place_of(listener)].number = next_number_++;
   for (auto& slot : start.slots) {
     next_slot_ = std::max(next_slot_, slot.id + 1);
-    addresses_[start.listeners[slot.listener].address].slots.push_back(std::move(slot));
+    addresses_[place_of(start.listeners[slot.listener])].slots.push_back(std::move(slot));
   }
 }
 
 bool SlotBook::adopt(Slot slot) {
-  const auto address = listening_address(slot);
+  const auto address = listening_place(slot);
   if (!address) return false;
   const auto [entry, fresh] = addresses_.try_emplace(*address);
   if (fresh) entry->second.number = slot.listener;
@@ -38,18 +38,18 @@ bool SlotBook::adopt(Slot slot) {
 std::vector<std::string> SlotBook::add(const std::vector<Listener>& wanted, unsigned per_address, const Ours& ours) {
   std::vector<std::string> problems = overlaps(wanted);
   if (!problems.empty()) return problems;
-  std::map<Endpoint, Address> fresh;
+  std::map<Place, Address> fresh;
   std::uint32_t number = next_number_;
   std::uint32_t slot = next_slot_;
   for (const auto& listener : wanted) {
-    if (addresses_.contains(listener.address)) continue;
+    if (addresses_.contains(place_of(listener))) continue;
     Address address;
     address.number = number++;
     const auto may_share = [&](const PortOwner& owner) { return ours(owner.pid); };
     if (auto problem = bind_address(listener, address.number, per_address, slot, may_share, address.slots)) {
       problems.push_back(std::move(*problem));
     }
-    fresh.emplace(listener.address, std::move(address));
+    fresh.emplace(place_of(listener), std::move(address));
   }
   if (!problems.empty()) return problems;
   addresses_.merge(fresh);
@@ -60,7 +60,7 @@ std::vector<std::string> SlotBook::add(const std::vector<Listener>& wanted, unsi
 
 Result<> SlotBook::listen(const std::vector<Listener>& wanted) {
   for (const auto& listener : wanted) {
-    const auto found = addresses_.find(listener.address);
+    const auto found = addresses_.find(place_of(listener));
     if (found == addresses_.end() || found->second.listening) continue;
     for (const auto& slot : found->second.slots) {
       auto listening = listen_on(slot, listener);
@@ -105,8 +105,8 @@ std::vector<std::uint32_t> SlotBook::close_all_but(const std::vector<Listener>& 
   return closed;
 }
 
-const SlotBook::Address* SlotBook::find(const Endpoint& address) const {
-  const auto found = addresses_.find(address);
+const SlotBook::Address* SlotBook::find(const Place& place) const {
+  const auto found = addresses_.find(place);
   return found == addresses_.end() ? nullptr : &found->second;
 }
 

@@ -46,12 +46,12 @@ class SlotBook {
   /// Those are closed, our copies; returns the ids of their slots.
   std::vector<std::uint32_t> close_all_but(const std::vector<Listener>& wanted);
 
-  const Address* find(const Endpoint& address) const;
-  const std::map<Endpoint, Address>& addresses() const { return addresses_; }
+  const Address* find(const Place& place) const;
+  const std::map<Place, Address>& addresses() const { return addresses_; }
   std::vector<std::uint32_t> slot_ids() const;
 
  private:
-  std::map<Endpoint, Address> addresses_;
+  std::map<Place, Address> addresses_;
   std::uint32_t next_number_ = 0;
   std::uint32_t next_slot_ = 0;
 };

@@ -19,8 +19,11 @@ struct CloseDir {
 };
 using Dir = std::unique_ptr<DIR, CloseDir>;
 
-/// The inode of a socket that listens on `address` or on a wildcard that covers it; 0 if there is none.
-unsigned long listening_inode(const char* table, const Endpoint& address) {
+constexpr unsigned kListening = 0x0A;  // states as /proc/net has them
+constexpr unsigned kUnconnected = 0x07;
+
+/// The inode of a socket in that state on `address` or on a wildcard that covers it; 0 if there is none.
+unsigned long inode_at(const char* table, unsigned wanted_state, const Endpoint& address) {
   std::ifstream in(table);
   std::string line;
   std::getline(in, line);  // column names
@@ -34,7 +37,7 @@ unsigned long listening_inode(const char* table, const Endpoint& address) {
                     &inode) != 4) {
       continue;
     }
-    if (state != 0x0A || port != address.port || inode == 0) continue;
+    if (state != wanted_state || port != address.port || inode == 0) continue;
     const std::string_view text(local);
     const bool wildcard = text.find_first_not_of('0') == std::string_view::npos;
     if (wildcard || address.ip == IpAddress{address.ip.v6, {}}) return inode;
@@ -79,7 +82,7 @@ std::optional<PortOwner> holder_of(unsigned long inode) {
 
 std::string Listener::name() const {
   return "$.inbounds[" + std::to_string(inbound) + "]" + (tag.empty() ? "" : " \"" + tag + "\"") + ", " +
-         address.text();
+         (network == Network::udp ? "udp " : "") + address.text();
 }
 
 std::vector<Listener> listeners_of(const config::Config& config) {
@@ -88,20 +91,24 @@ std::vector<Listener> listeners_of(const config::Config& config) {
     const auto& inbound = config.inbounds[i];
     for (const auto& range : inbound.ports) {
       for (std::uint32_t port = range.from; port <= range.to; ++port) {
-        const auto add = [&](const IpAddress& ip) {
-          all.push_back({{ip, static_cast<std::uint16_t>(port)}, static_cast<std::uint16_t>(i), inbound.tag});
-        };
-        add(inbound.listen);
-        if (inbound.listen == IpAddress{true, {}}) add(IpAddress{});
+        for (const Network network : {Network::tcp, Network::udp}) {
+          if (!inbound.listens(network)) continue;
+          const auto add = [&](const IpAddress& ip) {
+            all.push_back({{ip, static_cast<std::uint16_t>(port)}, static_cast<std::uint16_t>(i), inbound.tag, network});
+          };
+          add(inbound.listen);
+          if (inbound.listen == IpAddress{true, {}}) add(IpAddress{});
+        }
       }
     }
   }
   return all;
 }
 
-std::optional<PortOwner> find_port_owner(const Endpoint& address) {
-  for (const char* table : {"/proc/net/tcp", "/proc/net/tcp6"}) {
-    if (const auto inode = listening_inode(table, address)) {
+std::optional<PortOwner> find_port_owner(const Endpoint& address, Network network) {
+  const bool udp = network == Network::udp;
+  for (const char* table : {udp ? "/proc/net/udp" : "/proc/net/tcp", udp ? "/proc/net/udp6" : "/proc/net/tcp6"}) {
+    if (const auto inode = inode_at(table, udp ? kUnconnected : kListening, address)) {
       if (auto owner = holder_of(inode)) return owner;
     }
   }

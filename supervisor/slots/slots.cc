@@ -17,7 +17,7 @@ std::string why_not(const Listener& listener, int code) {
   const std::string text = listener.name() + ": ";
   switch (code) {
     case EADDRINUSE: {
-      const auto owner = find_port_owner(listener.address);
+      const auto owner = find_port_owner(listener.address, listener.network);
       if (!owner) return text + "the port is in use by another process";
       return text + "the port is in use by process " + std::to_string(owner->pid) + " (" + owner->command + ")";
     }
@@ -36,11 +36,14 @@ std::string why_not(const Listener& listener, int code) {
 
 /// A socket bound to `address`; `shared` puts it into the SO_REUSEPORT group. On failure the Fd is empty, errno says
 /// why.
-Fd bound_socket(const Endpoint& address, bool shared) {
-  Fd fd(::socket(address.ip.v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
+Fd bound_socket(const Endpoint& address, Network network, bool shared) {
+  const bool udp = network == Network::udp;
+  Fd fd(::socket(address.ip.v6 ? AF_INET6 : AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC,
+                 udp ? IPPROTO_UDP : IPPROTO_TCP));
   if (!fd) return fd;
   const int on = 1;
-  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  // UDP knows no TIME_WAIT, and two sockets with SO_REUSEADDR would share a port whoever made them.
+  if (!udp) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (shared) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
   if (address.ip.v6) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
   sockaddr_storage storage{};
@@ -53,9 +56,9 @@ Fd bound_socket(const Endpoint& address, bool shared) {
   return fd;
 }
 
-/// 0 when `address` can be ours alone, else why not.
-int probe(const Endpoint& address) {
-  const Fd fd = bound_socket(address, false);
+/// 0 when its address can be ours alone, else why not.
+int probe(const Listener& listener) {
+  const Fd fd = bound_socket(listener.address, listener.network, false);
   return fd ? 0 : errno;
 }
 
@@ -74,7 +77,7 @@ std::vector<std::string> overlaps(const std::vector<Listener>& listeners) {
   std::vector<std::string> problems;
   for (std::size_t i = 0; i < order.size(); ++i) {
     for (std::size_t k = i; k > 0 && order[k - 1]->address.port == order[i]->address.port; --k) {
-      if (!overlap(order[i]->address, order[k - 1]->address)) continue;
+      if (order[i]->network != order[k - 1]->network || !overlap(order[i]->address, order[k - 1]->address)) continue;
       problems.push_back(order[i]->name() + ": also wanted by " + order[k - 1]->name() +
                          "; give each its own port or address");
       break;
@@ -93,13 +96,14 @@ std::optional<std::string> bind_address(const Listener& listener, std::uint32_t 
                                         std::uint32_t& next_slot,
                                         const std::function<bool(const PortOwner&)>& may_share,
                                         std::vector<Slot>& into) {
-  if (const int code = probe(listener.address); code != 0) {
-    const auto owner = code == EADDRINUSE && may_share ? find_port_owner(listener.address) : std::nullopt;
+  if (const int code = probe(listener); code != 0) {
+    const auto owner =
+        code == EADDRINUSE && may_share ? find_port_owner(listener.address, listener.network) : std::nullopt;
     if (!owner || !may_share(*owner)) return why_not(listener, code);
   }
   for (unsigned k = 0; k < slots; ++k) {
     Slot slot;
-    slot.fd = bound_socket(listener.address, true);
+    slot.fd = bound_socket(listener.address, listener.network, true);
     if (!slot.fd) return why_not(listener, errno);
     socklen_t size = sizeof slot.cookie;
     ::getsockopt(slot.fd.get(), SOL_SOCKET, SO_COOKIE, &slot.cookie, &size);
@@ -126,26 +130,39 @@ Bound bind_slots(std::vector<Listener> listeners, unsigned per_address) {
 }
 
 Result<> listen_on(const Slot& slot, const Listener& listener) {
+  if (listener.network == Network::udp) return {};  // bound is open
   if (::listen(slot.fd.get(), kBacklog) == 0) return {};
   return std::unexpected(Error{Errc::os, why_not(listener, errno), {}});
 }
 
-std::optional<Endpoint> listening_address(const Slot& slot) {
+std::optional<Place> listening_place(const Slot& slot) {
   const auto option = [&](int name, auto& value) {
     socklen_t size = sizeof value;
     return ::getsockopt(slot.fd.get(), SOL_SOCKET, name, &value, &size) == 0;
   };
   int listening = 0;
   std::uint64_t cookie = 0;
-  if (!option(SO_ACCEPTCONN, listening) || listening == 0) return std::nullopt;
+  int type = 0;
+  if (!option(SO_TYPE, type)) return std::nullopt;
+  const Network network = type == SOCK_DGRAM ? Network::udp : Network::tcp;
+  if (network == Network::tcp && (!option(SO_ACCEPTCONN, listening) || listening == 0)) return std::nullopt;
   if (!option(SO_COOKIE, cookie) || cookie != slot.cookie) return std::nullopt;
   sockaddr_storage storage{};
   socklen_t size = sizeof storage;
   if (::getsockname(slot.fd.get(), reinterpret_cast<sockaddr*>(&storage), &size) != 0) return std::nullopt;
-  return endpoint_from(reinterpret_cast<const sockaddr*>(&storage));
+  const auto address = endpoint_from(reinterpret_cast<const sockaddr*>(&storage));
+  if (!address || (network == Network::udp && address->port == 0)) return std::nullopt;  // it is bound nowhere
+  return Place{*address, network};
+}
+
+bool is_datagram(const Slot& slot) {
+  int type = 0;
+  socklen_t size = sizeof type;
+  return ::getsockopt(slot.fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_DGRAM;
 }
 
 void retire(const Slot& slot) {
+  if (is_datagram(slot)) return;  // no client waits in it; the broker reads it as long as its inbound is there
   // tcp[13] & 0x12 == 0x02: a SYN without ACK is dropped, everything else passes.
   sock_filter code[] = {
       BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
@@ -157,6 +174,7 @@ void retire(const Slot& slot) {
 }
 
 void restore(const Slot& slot) {
+  if (is_datagram(slot)) return;
   const int unused = 0;
   ::setsockopt(slot.fd.get(), SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused);
 }

@@ -51,13 +51,23 @@ std::optional<std::string> bind_address(const Listener& listener, std::uint32_t 
                                         const std::function<bool(const PortOwner&)>& may_share,
                                         std::vector<Slot>& into);
 
-/// listen(4096); workers that will poll it are READY by now. Errors: os, naming the listener.
+/// listen(4096), nothing for UDP; workers that will poll it are READY by now. Errors: os, naming the listener.
 Result<> listen_on(const Slot& slot, const Listener& listener);
 
-/// Where a slot of another supervisor listens; nullopt when it is no listening socket or its cookie is another one.
-std::optional<Endpoint> listening_address(const Slot& slot);
+/// What a socket is bound to: TCP and UDP ports have nothing to do with each other.
+struct Place {
+  Endpoint address;
+  Network network = Network::tcp;
+  friend auto operator<=>(const Place&, const Place&) = default;
+};
+inline Place place_of(const Listener& listener) { return {listener.address, listener.network}; }
+
+/// Where a slot of another supervisor listens; nullopt when it neither listens nor is a bound UDP socket, or its cookie
+/// is another one.
+std::optional<Place> listening_place(const Slot& slot);
 
 /// Lets no new connection in while those queued can still be accepted: drops pure SYNs (section 3.5). For every holder.
+/// Nothing for UDP.
 void retire(const Slot& slot);
 /// Takes that back: who was dropped meanwhile tries again and comes in.
 void restore(const Slot& slot);

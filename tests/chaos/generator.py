@@ -116,6 +116,21 @@ class Chopper(_Asked):
         self.answer("ready")
 
 
+class UdpOrigin(_Asked):
+    """Echoes datagrams."""
+
+    def __init__(self, port: int):
+        super().__init__("--udp-origin", str(port))
+        self.answer("ready")
+
+
+class FlowLoad(_Asked):
+    """`flows` UDP clients of `target`, `rate` datagrams a second of all together."""
+
+    def __init__(self, target: str, flows: int, rate: float, seconds: float):
+        super().__init__("--flows", str(flows), "--target", target, "--rate", f"{rate:g}", "--seconds", f"{seconds:g}")
+
+
 class Load(_Asked):
     """L(rate) for `seconds`, with `long` streams that stay, against `targets` ("host:port")."""
 

@@ -6,6 +6,7 @@
 
 #include "common/base/log.h"
 #include "common/crypto/hash.h"
+#include "worker/flow/mux_end.h"
 
 namespace ebb::bridge {
 namespace {
@@ -54,15 +55,11 @@ void BridgeLink::on_tunnel_moved() {
 void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSpan) {
   Home& home = bridge_.home_;
   const auto& tag = bridge_.settings_.tag;
-  if (target.network != Network::tcp) {
-    log_event(log::Level::info, "bridge", "UDP stream was refused: carrying UDP is not built yet", kv("tag", tag),
-              kv("target", target));
-    return tunnel_.refuse(stream);
-  }
   routing::Subject subject;
   subject.inbound_tag = tag;
   subject.target = &target;
   const auto decision = home.router->decide(subject);
+  if (target.network == Network::udp) return open_flow(stream, target, decision);
   log::AccessLine line;
   line.target = &target;
   std::unique_ptr<relay::Side> origin;
@@ -79,6 +76,28 @@ void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSp
   }
   log_access(line);
   home.relays.start(tunnel_.make_side(stream), std::move(origin), outbound::relay_times(home.config->level(0)));
+}
+
+/// The datagrams that come with New and after it find the flow in place.
+void BridgeLink::open_flow(StreamId stream, const Target& target, const routing::Decision& decision) {
+  Home& home = bridge_.home_;
+  log::AccessLine line;
+  line.target = &target;
+  std::unique_ptr<flow::DatagramEnd> origin;
+  if (decision.kind == routing::Decision::Kind::outbound) {
+    line.outbound_tag = home.config->outbounds[decision.index].tag;
+    origin = home.outbounds->open_flow(decision.index, target);
+  } else if (decision.kind == routing::Decision::Kind::portal && home.open_flow_in_portal) {
+    line.outbound_tag = home.config->portals[decision.index].tag;
+    origin = home.open_flow_in_portal(decision.index, target);
+  }
+  if (!origin || home.flows == nullptr) {
+    log_event(log::Level::info, "bridge", "stream of datagrams leads nowhere", kv("tag", bridge_.settings_.tag),
+              kv("target", target));
+    return tunnel_.refuse(stream);
+  }
+  log_access(line);
+  home.flows->start(std::make_unique<flow::MuxEnd>(tunnel_, stream), std::move(origin));
 }
 
 void BridgeLink::on_tunnel_over(const Error& why) { bridge_.link_over(*this, why); }

@@ -32,6 +32,9 @@ struct Home {
   reverse::Hello hello;
   /// A stream that routing sends to a portal of this very process; null: refused.
   std::function<std::unique_ptr<relay::Side>(std::size_t portal, const Target& target)> open_in_portal;
+  /// Where streams of datagrams live, and the same for them.
+  flow::Flows* flows = nullptr;
+  std::function<std::unique_ptr<flow::DatagramEnd>(std::size_t portal, const Target& target)> open_flow_in_portal;
 };
 
 /// A tunnel that is up.
@@ -45,6 +48,7 @@ class BridgeLink final : public tunnel::Link<reverse::BridgeTunnel> {
   void on_tunnel_moved() override;
   void on_tunnel_over(const Error& why) override;
   void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) override;
+  void open_flow(StreamId stream, const Target& target, const routing::Decision& decision);
 
   Bridge& bridge_;
   reverse::BridgeTunnel::State seen_state_ = reverse::BridgeTunnel::State::active;

@@ -2,6 +2,7 @@
 
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,6 +29,13 @@ constexpr std::uint64_t kTunnelNumbers = 1'000'000;
 
 std::size_t quarter_of_memory() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) / 4 * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+/// UDP slots are read here (spec/processes.md 3.6), the others are in escrow only.
+bool is_datagram(int fd) {
+  int type = 0;
+  socklen_t size = sizeof type;
+  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_DGRAM;
 }
 
 std::size_t fd_limit() {
@@ -207,6 +215,8 @@ void Broker::use_limits() {
   const auto memory = static_cast<std::size_t>(settings.limits.memory);
   blocks_.set_limit(memory > 0 ? memory : quarter_of_memory());
   intake_->set_tunnel_wait(settings.timers.tunnel_wait);
+  // A flow may be a socket of its own: half of the descriptors are for connections.
+  plant_->flows().set_most(std::min(flow::Flows::kMost, fd_limit() / 2));
 }
 
 // --- a reload (spec/processes.md 9.1) --------------------------------------------------------------------------------
@@ -253,10 +263,14 @@ void Broker::retire_tables() {
 }
 
 void Broker::on_slot(const ipc::SlotGrant& grant, Fd socket) {
+  if (plant_ && is_datagram(socket.get())) plant_->doors().add(grant.slot, socket.get());
   escrow_[grant.slot] = {std::move(socket), {grant.cookie, grant.slot, grant.listener}};
 }
 
-void Broker::on_slot_revoked(std::uint32_t slot) { escrow_.erase(slot); }
+void Broker::on_slot_revoked(std::uint32_t slot) {
+  escrow_.erase(slot);
+  if (plant_) plant_->doors().remove(slot);
+}
 
 void Broker::on_link(const ipc::LinkAdd& link, Fd end) {
   if (!intake_) return on_broken(Error{Errc::protocol, "a link came before the configuration", {}});
@@ -318,7 +332,7 @@ void Broker::check_empty() {
 
 /// Tunnels that close stay in their lists until the kernel has their last bytes; then they linger.
 bool Broker::carries_nothing() const {
-  return relays_.size() == 0 && intake_->pending() == 0 && plant_->without_tunnels() && loop_.lingering().size() == 0;
+  return relays_.size() == 0 && plant_->flows().size() == 0 && intake_->pending() == 0 && plant_->without_tunnels() && loop_.lingering().size() == 0;
 }
 
 void Broker::warn_of_unmoved() {
@@ -335,7 +349,7 @@ void Broker::warn_of_unmoved() {
 }
 
 void Broker::on_start() {
-  if (plant_) plant_->start();
+  if (plant_) plant_->start(ctl_->control.gen() > 1);
 }
 
 void Broker::on_drain(const ipc::DrainOrder& order) {
@@ -395,7 +409,7 @@ std::string Broker::on_query(std::string_view request) {
 
 /// At most: both sides of a relay may be sockets. Parked offers hold theirs too.
 std::size_t Broker::fds_in_use() const {
-  std::size_t out = relays_.size() * 2 + loop_.lingering().size() + escrow_.size() + links_.size() + 64;
+  std::size_t out = relays_.size() * 2 + (plant_ ? plant_->flows().size() + plant_->doors().size() : 0) + loop_.lingering().size() + escrow_.size() + links_.size() + 64;
   if (intake_) out += intake_->pending();
   if (!plant_) return out;
   for (const auto* each : plant_->portals()) out += each->links().size();
@@ -519,6 +533,7 @@ void Broker::pool_changed(PortalKey key, Portal& portal) {
     }
   }
   if (portal.has_room()) intake_->portal_up(key, loop_.now());
+  if (plant_) plant_->review_doors();
   arm_intake();
 }
 

@@ -92,6 +92,9 @@ void Broker::own(ipc::OwnedOffer offer) {
   const auto* door = std::get_if<config::DokodemoInbound>(&inbound.protocol);
   if (!target && door != nullptr) target = Target{Network::tcp, door->address, door->port};
   if (!target) return stream->reset();
+  if (target->network == Network::udp) {
+    return own_datagrams(*portal, *target, record, person, std::move(stack), std::move(stream), std::move(unread));
+  }
   const std::uint32_t level = door != nullptr ? door->level : 0;
   std::unique_ptr<relay::SocketSide> visitor;
   if (person) {
@@ -107,6 +110,23 @@ void Broker::own(ipc::OwnedOffer offer) {
     return stream->reset();
   }
   socket.attach(std::move(stream), std::move(client.unread));
+}
+
+/// A connection whose chunks are datagrams (VMess command UDP).
+void Broker::own_datagrams(Portal& portal, const Target& target, const ipc::OfferRecord& record,
+                           const std::optional<Person>& person, layers::Stack stack,
+                           std::unique_ptr<net::TcpStream> stream, Bytes unread) {
+  auto origin = person && !stack.empty() ? portal.open_flow(target, key_of_visitor(record)) : nullptr;
+  if (origin == nullptr) {
+    log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal.settings().tag),
+              kv("peer", peer_of(record)));
+    return stream->reset();
+  }
+  auto end =
+      std::make_unique<flow::Listed<Person>>(plant_->flow_visitors(), *person, loop_, blocks_, std::move(stack));
+  auto& visitor = *end;
+  plant_->flows().start(std::move(end), std::move(origin));
+  visitor.attach(std::move(stream), std::move(unread));
 }
 
 }  // namespace ebb::broker

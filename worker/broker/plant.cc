@@ -33,22 +33,32 @@ Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Rela
       started_loops_(tables_.current().config.settings.broker_loops),
       relays_(relays),
       visitors_(visitors),
+      flows_(around.loop),
       pool_changed_(std::move(pool_changed)),
       portal_home_{around, {}, relays, {}},
-      bridge_home_{around, nullptr, nullptr, nullptr, relays, {}, {}},
+      bridge_home_{around, nullptr, nullptr, nullptr, relays, {}, {}, &flows_, {}},
       sweep_(
           [](void* self) {
             static_cast<Plant*>(self)->old_portals_.clear();
             static_cast<Plant*>(self)->old_bridges_.clear();
           },
-          this) {
-  reverse::Hello hello;  // an empty feature set: ours-to-ours is decided, nothing changes on the wire yet
+          this),
+      doors_(around.loop, flows_,
+             {[this](const Endpoint& local) { return inbound_at(local); },
+              [this](const flow::Doors::Inbound& door, const Endpoint& client) { return open_flow(door, client); }}),
+      doors_wait_([](void* self) { static_cast<Plant*>(self)->review_doors(); }, this) {
+  reverse::Hello hello;
   hello.node_id = node_id(around.random);
   portal_home_.account = [this](const Person& person) { return account_of(person); };
   portal_home_.hello = bridge_home_.hello = hello;
   bridge_home_.open_in_portal = [this](std::size_t index, const Target& target) -> std::unique_ptr<relay::Side> {
     Portal* to = portal(tables_.current().portals[index]);
     return to != nullptr ? to->open(target, 0) : nullptr;
+  };
+  bridge_home_.open_flow_in_portal = [this](std::size_t index,
+                                            const Target& target) -> std::unique_ptr<flow::DatagramEnd> {
+    Portal* to = portal(tables_.current().portals[index]);
+    return to != nullptr ? to->open_flow(target, 0) : nullptr;
   };
   follow_current();
   reconcile();
@@ -96,8 +106,12 @@ std::vector<const bridge::Bridge*> Plant::bridges() const {
   return out;
 }
 
-void Plant::start() {
+void Plant::start(bool successor) {
   started_ = true;
+  const auto& timers = config().settings.timers;
+  read_from_ = portal_home_.around.loop.now() + (successor ? timers.broker_move : timers.tunnel_wait);
+  portal_home_.around.loop.arm_at(doors_wait_, read_from_);
+  doors_.serve();
   if (draining_) return;  // resume() starts them
   for (auto& [key, each] : bridges_) each->start();
 }
@@ -106,11 +120,13 @@ void Plant::drain(Duration spread) {
   draining_ = true;
   for (auto& [key, each] : bridges_) each->drain();
   for (auto& [key, each] : portals_) each->drain(spread);
+  review_doors();
 }
 
 void Plant::resume() {
   if (!std::exchange(draining_, false)) return;
   moved_.clear();
+  review_doors();
   for (auto& [key, each] : portals_) each->resume();
   if (!started_) return;
   for (auto& [key, each] : bridges_) each->resume();
@@ -120,6 +136,7 @@ void Plant::set_moved(std::set<std::string> portals) {
   if (!draining_) return;
   moved_ = std::move(portals);
   for (auto& [key, each] : portals_) each->set_moved(moved_.contains(each->name()) && !bridges_may_enter(*each));
+  review_doors();
 }
 
 /// Streams out of a bridge's tunnels stay in this process: a portal they may be routed to has to keep its own tunnels
@@ -187,7 +204,8 @@ Plant::Kicked Plant::kick(std::string_view user) {
   const Error why{Errc::closed, "the user was kicked: " + who, {}};
   Kicked out =
       kick_tunnels([&](const PortalLink& link) { return link.person() && people.who.contains(*link.person()); }, why);
-  out.visitors += visitors_.end_unless([&](const Person& person) { return !people.who.contains(person); }, why);
+  const auto others = [&](const Person& person) { return !people.who.contains(person); };
+  out.visitors += visitors_.end_unless(others, why) + flow_visitors_.end_unless(others);
   if (out.tunnels + out.visitors > 0) {
     log_event(log::Level::info, "broker", "user was kicked", kv("user", who), kv("tunnels", out.tunnels),
               kv("visitors", out.visitors));
@@ -244,6 +262,8 @@ void Plant::follow_current() {
   bridge_home_.config = &table.config;
   bridge_home_.router = &table.router;
   bridge_home_.outbounds = outbounds_.get();
+  flows_.set_idle(table.config.settings.timers.udp_idle);
+  review_doors();
 }
 
 void Plant::add_portal(PortalKey key, const config::Portal& settings) {
@@ -304,6 +324,7 @@ Plant::Removed Plant::reconcile() {
   const auto allowed = [this](const Person& person) { return tables_.allows(person); };
   for (auto& [key, each] : portals_) each->abort_unless(allowed, revoked);
   visitors_.end_unless(allowed, revoked);
+  flow_visitors_.end_unless(allowed);
   return removed;
 }
 

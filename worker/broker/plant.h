@@ -15,6 +15,8 @@
 #include "worker/broker/generation_tables.h"
 #include "worker/broker/portal.h"
 #include "worker/broker/visitors.h"
+#include "worker/flow/doors.h"
+#include "worker/flow/roster.h"
 #include "worker/outbound/outbounds.h"
 
 namespace ebb::broker {
@@ -41,8 +43,18 @@ class Plant {
   std::vector<const Portal*> portals() const;
   std::vector<const bridge::Bridge*> bridges() const;
 
+  /// All flows of this process, and the UDP addresses it serves: those of every inbound, since it outlives reloads.
+  flow::Flows& flows() { return flows_; }
+  const flow::Flows& flows() const { return flows_; }
+  flow::Doors& doors() { return doors_; }
+  /// Flows of users who said who they are.
+  flow::Roster<Person>& flow_visitors() { return flow_visitors_; }
+  /// A pool has changed: an address may be worth reading now.
+  void review_doors();
+
   /// Bridges dial, now and when a reload brings new ones; not while it drains.
-  void start();
+  /// `successor`: another broker may serve what this one has no tunnel for yet; its UDP addresses are left to it.
+  void start(bool successor = false);
   /// Planned replacement: see Portal::drain(), Bridge::drain().
   void drain(Duration spread = Duration(0));
   /// Takes it back.
@@ -84,11 +96,16 @@ class Plant {
   Kicked kick_tunnels(const Portal::Which& which, const Error& why);
   std::size_t drain_tunnels(const Portal::Which& which);
   bool bridges_may_enter(const Portal& portal) const;
+  std::optional<flow::Doors::Inbound> inbound_at(const Endpoint& local) const;
+  std::unique_ptr<flow::DatagramEnd> open_flow(const flow::Doors::Inbound& door, const Endpoint& client);
+  bool may_read(const config::Inbound& inbound, const Target& target) const;
 
   GenerationTables tables_;
   const std::uint32_t started_loops_;  // broker.loops; 0 = auto
   relay::Relays& relays_;
   Visitors& visitors_;
+  flow::Roster<Person> flow_visitors_;
+  flow::Flows flows_;  // before tunnels, whose streams its ends are
   std::function<void(PortalKey, Portal&)> pool_changed_;
   std::unique_ptr<outbound::Outbounds> outbounds_;  // of the committed configuration
   PortalHome portal_home_;
@@ -98,7 +115,11 @@ class Plant {
   std::vector<std::unique_ptr<Portal>> old_portals_;  // ended; destroyed at the end of the wake-up
   std::vector<std::unique_ptr<bridge::Bridge>> old_bridges_;
   net::Deferred sweep_;
-  std::set<std::string> moved_;  // by name()
+  flow::Doors doors_;
+  net::Timer doors_wait_;
+  TimePoint read_from_ = TimePoint::max();  // addresses whose portal has no tunnel yet are read from then on
+  TimePoint next_refusal_{};                // flows without a tunnel: one line a second
+  std::set<std::string> moved_;             // by name()
   bool started_ = false;
   bool draining_ = false;
 };

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "worker/flow/mux_end.h"
 
 namespace ebb::broker {
 namespace {
@@ -145,6 +146,21 @@ std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uin
   return side;
 }
 
+/// New goes without data: whatever address the peer may be told behind it, none takes it for something else
+/// (spec/mux-cool.md 1.4).
+std::unique_ptr<flow::DatagramEnd> PortalLink::open_flow(const Target& target) {
+  if (dead()) return nullptr;
+  std::array<std::uint8_t, mux::kMaxHead> head;
+  tunnel_.pump();  // as open()
+  const auto opened = plan_.open(target, nullptr, head);
+  if (!opened) return nullptr;
+  tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
+  auto end = std::make_unique<flow::MuxEnd>(tunnel_, opened->stream);
+  on_tunnel_moved();
+  tunnel_.pump();
+  return end;
+}
+
 // --- Portal ----------------------------------------------------------------------------------------------------------
 
 Portal::Portal(const config::Portal& settings, PortalHome& home)
@@ -252,6 +268,15 @@ Portal::Opened Portal::open_on_link(const Target& target, std::uint64_t visitor_
     if (auto side = link->open(target, visitor_key)) return {std::move(side), link};
   }
   return {};
+}
+
+std::unique_ptr<flow::DatagramEnd> Portal::open_flow(const Target& target, std::uint64_t visitor_key) {
+  for (std::size_t tries = links_.size(); tries > 0; --tries) {  // as open()
+    PortalLink* link = pick(visitor_key);
+    if (link == nullptr) return nullptr;
+    if (auto end = link->open_flow(target)) return end;
+  }
+  return nullptr;
 }
 
 bool Portal::serve(std::unique_ptr<relay::Side>& visitor, const Target& target, const config::PolicyLevel& level,

@@ -62,6 +62,8 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   const std::optional<Person>& person() const { return person_; }
   /// A stream to `target`: New goes out at once. Null when this tunnel cannot carry it.
   std::unique_ptr<tunnel::MuxSide> open(const Target& target, std::uint64_t visitor_key);
+  /// The same for datagrams.
+  std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target);
 
  private:
   /// What decides whether it takes visitors.
@@ -104,6 +106,8 @@ class Portal {
              std::uint64_t visitor_key);
   /// Only the origin side, for a stream of a bridge in this same process. Null: no tunnel.
   std::unique_ptr<relay::Side> open(const Target& target, std::uint64_t visitor_key);
+  /// The origin end of a flow, on a tunnel where it stays. Null: no tunnel.
+  std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target, std::uint64_t visitor_key);
   /// Ends every tunnel and stream.
   void abort(const Error& why);
   /// The same for the tunnels of people who are not allowed any more.

@@ -72,6 +72,7 @@ Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std
       router_(std::move(router)),
       replays_(std::move(replays)),
       relays_(loop),
+      flows_(loop),
       outbounds_(config_, {loop, blocks_, random_}, protocols::find_way),
       handoff_(loop, {[this](const ipc::OfferRecord& record, ipc::OfferOutcome outcome, Fd fd) {
                         on_offer_ended(record, outcome, std::move(fd));
@@ -86,6 +87,8 @@ Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std
   max_connections_ = config_.settings.limits.max_connections;
   if (max_connections_ == 0)
     max_connections_ = max_fds_ > 1024 ? (max_fds_ - 512) / 2 : std::max<std::size_t>(max_fds_ / 4, 8);
+  flows_.set_idle(config_.settings.timers.udp_idle);
+  flows_.set_most(std::min(flow::Flows::kMost, max_fds_ / 4));  // each may be two descriptors
 }
 
 Edge::~Edge() = default;
@@ -153,13 +156,15 @@ TimePoint Edge::leaving_time() {
   return loop_.now() + std::chrono::milliseconds(random_.below(bound + 1));
 }
 
-std::size_t Edge::connections() const { return sessions_.size() + relays_.size() + muxes_.size() + handoff_.pending(); }
+std::size_t Edge::connections() const {
+  return sessions_.size() + relays_.size() + flows_.size() + muxes_.size() + handoff_.pending();
+}
 
 bool Edge::idle() const { return connections() == 0 && loop_.lingering().size() == 0; }
 
 std::uint32_t Edge::spare_fds() const {
   // Counted by what we hold, generously: /proc/self/fd would cost milliseconds.
-  const std::size_t used = kFixedFds + listeners_.size() + handoff_.links() + sessions_.size() + 2 * relays_.size() +
+  const std::size_t used = kFixedFds + listeners_.size() + handoff_.links() + sessions_.size() + 2 * (relays_.size() + flows_.size()) +
                            muxes_.size() + handoff_.pending() + loop_.lingering().size();
   return static_cast<std::uint32_t>(max_fds_ - std::min(max_fds_, used));
 }
@@ -202,7 +207,8 @@ std::size_t Edge::kick(std::string_view user) {
   }
   if (email.empty()) email = "one without an e-mail";
   const Error why{Errc::closed, "the user was kicked: " + email, {}};
-  std::size_t out = roster_.end_unless([&](const Member& member) { return !who.contains(member); }, why);
+  const auto others = [&](const Member& member) { return !who.contains(member); };
+  std::size_t out = roster_.end_unless(others, why) + flow_roster_.end_unless(others);
   for (auto& mux : muxes_) {
     const Request& request = mux->request();
     if (mux->ended() || !request.user || !who.contains({request.inbound->index, *request.user})) continue;
@@ -220,6 +226,7 @@ void Edge::abort_all(const Error& why) {
   for (Session* session : sessions) session->abort(why);
   for (auto& mux : muxes_) mux->abort(why);
   relays_.abort_all(why);
+  flows_.end_all();
 }
 
 void Edge::sweep() {

@@ -18,6 +18,7 @@
 #include "worker/edge/listeners.h"
 #include "worker/inbound/door.h"
 #include "worker/outbound/outbounds.h"
+#include "worker/flow/roster.h"
 #include "worker/relay/roster.h"
 
 namespace ebb::edge {
@@ -114,6 +115,7 @@ class Edge {
   void serve(const Request& request, Client client);
   void offer(const Request& request, Client client, std::size_t portal);
   void relay(const Request& request, Client client, std::size_t outbound);
+  void carry_datagrams(const Request& request, Client client, std::size_t outbound);
   void refuse(const Request& request, Client client, log::Level level, std::string_view why);
   void on_offer_ended(const ipc::OfferRecord& record, ipc::OfferOutcome outcome, Fd fd);
   void session_ended(Session& session);
@@ -132,6 +134,8 @@ class Edge {
   relay::BlockPool blocks_;
   relay::Roster<Member> roster_;
   relay::Relays relays_;
+  flow::Roster<Member> flow_roster_;
+  flow::Flows flows_;
   outbound::Outbounds outbounds_;
   std::vector<Inbound> inbounds_;
   Handoff handoff_;

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "common/base/log.h"
+#include "worker/flow/mux_end.h"
 
 namespace ebb::edge {
 MuxServer::MuxServer(Edge& edge, const Request& request, layers::Stack stack)
@@ -24,11 +25,6 @@ void MuxServer::drain(TimePoint when) {
 }
 
 void MuxServer::on_stream_opened(StreamId stream, const Target& target, ConstSpan) {
-  if (target.network != Network::tcp) {
-    log_event(log::Level::info, "edge/mux", "UDP stream was refused: UDP is not carried yet", kv("conn", request_.conn),
-              kv("target", target));
-    return tunnel_.refuse(stream);
-  }
   auto subject = edge_.subject_of(request_);
   subject.target = &target;
   const auto decision = edge_.router_.decide(subject);
@@ -42,6 +38,12 @@ void MuxServer::on_stream_opened(StreamId stream, const Target& target, ConstSpa
     return tunnel_.refuse(stream);
   }
   edge_.log_accepted(request_, target, decision, true);
+  if (target.network == Network::udp) {
+    auto origin = edge_.outbounds_.open_flow(decision.index, target);
+    if (origin == nullptr) return tunnel_.refuse(stream);
+    edge_.flows_.start(std::make_unique<flow::MuxEnd>(tunnel_, stream), std::move(origin));
+    return;
+  }
   const auto& level = edge_.config_.level(request_.inbound->level(request_.user));
   edge_.relays_.start(tunnel_.make_side(stream), edge_.outbounds_.open(decision.index, target),
                       outbound::relay_times(level));

@@ -140,9 +140,6 @@ void Session::failed(const Error& why) {
 }
 
 void Edge::serve(const Request& request, Client client) {
-  if (request.target.network != Network::tcp) {
-    return refuse(request, std::move(client), log::Level::info, "UDP is not carried yet");
-  }
   if (request.mux) {
     muxes_.push_back(std::make_unique<MuxServer>(*this, request, std::move(client.layers)));
     muxes_.back()->start(std::move(client.stream), std::move(client.unread));
@@ -159,7 +156,21 @@ void Edge::serve(const Request& request, Client client) {
     return log_accepted(request, request.target, decision, false);  // afterwards: until then it would die with us
   }
   log_accepted(request, request.target, decision, false);
+  if (request.target.network == Network::udp) return carry_datagrams(request, std::move(client), decision.index);
   relay(request, std::move(client), decision.index);
+}
+
+/// The connection is a stream of datagrams (VMess command UDP).
+void Edge::carry_datagrams(const Request& request, Client client, std::size_t outbound) {
+  auto origin = outbounds_.open_flow(outbound, request.target);
+  if (origin == nullptr || client.layers.empty() || !request.user) {
+    return refuse(request, std::move(client), log::Level::info, "datagrams lead nowhere there");
+  }
+  const Member who{request.inbound->index, *request.user};
+  auto end = std::make_unique<flow::Listed<Member>>(flow_roster_, who, loop_, blocks_, std::move(client.layers));
+  auto& attached = *end;
+  flows_.start(std::move(end), std::move(origin));
+  attached.attach(std::move(client.stream), std::move(client.unread));
 }
 
 void Edge::relay(const Request& request, Client client, std::size_t outbound) {
@@ -183,7 +194,7 @@ void Edge::relay(const Request& request, Client client, std::size_t outbound) {
 void Edge::offer(const Request& request, Client client, std::size_t portal_index) {
   const config::Portal& portal = config_.portals[portal_index];
   const std::string* name = request.target.name();
-  const bool registers = name != nullptr && *name == portal.domain;
+  const bool registers = name != nullptr && *name == portal.domain && request.target.network == Network::tcp;
   if (registers && !may_register(*request.inbound->settings, request.source, portal)) {
     // As a visitor the bridge would send it straight back: a registration by a stranger (spec/reverse.md 4.6).
     return refuse(request, std::move(client), log::Level::warning,
@@ -201,6 +212,7 @@ void Edge::offer(const Request& request, Client client, std::size_t portal_index
   ipc::OfferRecord record = record_of(request, client.socket.get());
   record.portal = static_cast<std::uint16_t>(portal_index);
   record.klass = klass;
+  record.network = static_cast<std::uint8_t>(request.target.network);
   record.role = registers ? ipc::OfferRole::tunnel : ipc::OfferRole::visitor;
   if (klass == ipc::OfferClass::state) record.flags |= ipc::offer_flags::nodelay;
   ++counts_.offered;

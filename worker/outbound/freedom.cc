@@ -3,7 +3,7 @@
 namespace ebb::outbound {
 
 Result<Way> freedom_way(const config::Outbound& outbound, const Target& target, const WayKit&) {
-  if (target.network != Network::tcp) return std::unexpected{Error{Errc::refused, "UDP is not carried yet", {}}};
+  if (target.network != Network::tcp) return std::unexpected{Error{Errc::refused, "datagrams have no connection", {}}};
   const auto& settings = std::get<config::FreedomOutbound>(outbound.protocol);
   Way out;
   out.plan.host = target.host;

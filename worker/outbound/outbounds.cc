@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "worker/flow/origin_end.h"
+#include "worker/flow/wire_end.h"
 #include "worker/relay/socket_side.h"
 
 namespace ebb::outbound {
@@ -106,6 +108,29 @@ std::unique_ptr<relay::Side> Outbounds::open(std::size_t index, const Target& ta
   }
   found->plan.attempts = net::DialPlan::kOutboundAttempts;
   return std::make_unique<DialSide>(around_, std::move(*found));
+}
+
+std::unique_ptr<flow::DatagramEnd> Outbounds::open_flow(std::size_t index, const Target& target) {
+  const auto& outbound = config_.outbounds[index];
+  if (const auto* settings = std::get_if<config::FreedomOutbound>(&outbound.protocol)) {
+    flow::OriginWay way{target.host, target.port, settings->redirect.has_value(), outbound.send_through};
+    if (settings->redirect && settings->redirect->host) way.host = *settings->redirect->host;
+    if (settings->redirect && settings->redirect->port != 0) way.port = settings->redirect->port;
+    if (way.port == 0) return nullptr;
+    return std::make_unique<flow::OriginEnd>(around_.loop, std::move(way));
+  }
+  if (std::holds_alternative<config::BlackholeOutbound>(outbound.protocol)) {
+    return std::make_unique<flow::NowhereEnd>();
+  }
+  auto found = way(index, target);
+  if (!found || found->stack.empty()) {
+    if (!found) log_event(log::Level::info, "outbound", "flow leads nowhere", kv("reason", found.error()));
+    return nullptr;
+  }
+  found->plan.attempts = net::DialPlan::kOutboundAttempts;
+  auto end = std::make_unique<flow::WireEnd>(around_.loop, around_.blocks, std::move(found->stack));
+  end->dial(around_.loop, std::move(found->plan));
+  return end;
 }
 
 Result<Way> Outbounds::way(std::size_t index, const Target& target) {

@@ -8,6 +8,7 @@
 #include "common/config/config.h"
 #include "common/crypto/random.h"
 #include "common/net/uv_loop.h"
+#include "worker/flow/flow.h"
 #include "worker/outbound/way.h"
 #include "worker/relay/relay.h"
 #include "worker/tunnel/tunnel.h"
@@ -31,6 +32,9 @@ class Outbounds {
   /// The origin side of a relay to `target` through outbound number `index`: dials, queues what comes before the
   /// connection is there, and fails the relay when it cannot be made.
   std::unique_ptr<relay::Side> open(std::size_t index, const Target& target);
+
+  /// The origin end of a flow of datagrams to `target`. Null: this outbound does not carry them there.
+  std::unique_ptr<flow::DatagramEnd> open_flow(std::size_t index, const Target& target);
 
   /// How outbound `index` reaches `target`, for a tunnel that dials by itself (one attempt; the bridge has its own
   /// back-off). Errors: refused, for an outbound that leads nowhere (blackhole) or a target it cannot carry.

@@ -49,7 +49,7 @@ bool Tunnel::send_datagram(StreamId stream, ConstSpan datagram, const Target* ad
   if (wire_.queued() > kMostUnsent) return false;
   std::array<std::uint8_t, mux::kMaxHead> head;
   std::size_t head_bytes = mux::kKeepHead;
-  if (address != nullptr && engine_->packet_addresses()) {
+  if (address != nullptr) {
     head_bytes = mux::write_keep_head(head, stream, *address, datagram.size());
     if (head_bytes == 0) return false;
   } else {

@@ -102,7 +102,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
 
   // Streams of datagrams (worker/flow). A flow has no back-pressure: what cannot go now is lost.
   /// One datagram of a live stream, as one frame. False: dropped. It is larger than the peer takes, empty (which every
-  /// stock peer drops), or too much is unsent. `address`: the packet's own, written in front where the peer reads it.
+  /// stock peer drops), or too much is unsent. `address`: the packet's own, written in front of it; null: none.
   bool send_datagram(StreamId stream, ConstSpan datagram, const Target* address);
 
  private:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/chaos/loadgen/chop.h"
+#include "tests/chaos/loadgen/flow_load.h"
 #include "tests/chaos/loadgen/long_load.h"
 #include "tests/chaos/loadgen/naive.h"
 #include "tests/chaos/loadgen/origin.h"
@@ -26,11 +27,14 @@ constexpr const char* kUsage =
 ebb_loadgen --origin PORT
 ebb_loadgen --naive-server PORT [--workers N] [--generation-ms MS]
 ebb_loadgen --chop PORT --target HOST:PORT [--singles N]
+ebb_loadgen --flows N --target HOST:PORT [--rate R] [--seconds S] [--bytes N]
+ebb_loadgen --udp-origin PORT
 
 Load: R new connections a second for S seconds, N that stay with an exchange every MS (50), bulk streams that come back.
 --close-first: every short connection ends from the visitor's side, as HTTP clients with keep-alive do.
 The last line on stdout is the result, in JSON. Lines on stdin: progress | stop | rate R | add T | drop T; its end = stop.
 Chop: passes connections on, their first N (200) bytes one by one, a millisecond apart.
+Flows: N UDP clients, R datagrams a second of all together, each answered by the UDP origin, which echoes.
 Origin: echoes. Lines on stdin: progress | seen SEQUENCE ... | stop.
 )";
 
@@ -214,6 +218,16 @@ int main(int argc, char** argv) {
       return run_naive_server(static_cast<std::uint16_t>(number(options, "naive-server", 0)),
                               static_cast<int>(number(options, "workers", 4)),
                               static_cast<int>(number(options, "generation-ms", 35)));
+    }
+    if (options.single.contains("udp-origin")) {
+      return run_udp_origin(static_cast<std::uint16_t>(number(options, "udp-origin", 0)));
+    }
+    if (options.single.contains("flows") && !options.targets.empty()) {
+      return run_flow_load({.flows = static_cast<std::size_t>(number(options, "flows", 1)),
+                            .rate = number(options, "rate", 1000),
+                            .seconds = number(options, "seconds", 10),
+                            .bytes = static_cast<std::size_t>(number(options, "bytes", 200))},
+                           options.targets.front());
     }
     if (!options.targets.empty()) return options.single.contains("chop") ? run_chopper(options) : run_load(options);
   }

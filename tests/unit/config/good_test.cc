@@ -73,7 +73,17 @@ TEST(GoodCorpus, NamesTheMissingFeature) {
                   "$.outbounds[1].streamSettings.tcpSettings.header.type"));
   EXPECT_TRUE(has(load_good("g12-balancer.portal.json"), "UNSUPPORTED", "$.routing.balancers"));
   EXPECT_TRUE(has(load_good("g07-two-vps.bridge.json"), "UNSUPPORTED", "$.outbounds[1].streamSettings.sockopt.mark"));
-  EXPECT_TRUE(has(load_good("g11-udp-wireguard.portal.json"), "UNSUPPORTED", "$.inbounds[0].settings.network"));
+}
+
+TEST(GoodCorpus, DokodemoListensOnTheNetworksItNames) {
+  const auto loaded = load_good("g11-udp-wireguard.portal.json");
+  ASSERT_TRUE(loaded.config) << all_text(loaded);
+  const auto& inbounds = loaded.config->inbounds;
+  EXPECT_FALSE(inbounds[0].listens(Network::tcp));
+  EXPECT_TRUE(inbounds[0].listens(Network::udp));
+  EXPECT_TRUE(inbounds[1].listens(Network::tcp) && inbounds[1].listens(Network::udp));
+  EXPECT_TRUE(inbounds[2].listens(Network::tcp));
+  EXPECT_FALSE(inbounds[2].listens(Network::udp));
 }
 
 TEST(GoodCorpus, DirectoryMergesInNameOrder) {

@@ -110,5 +110,25 @@ TEST_F(Book, AnAddressThatOurOwnProcessesStillHoldCanBeTakenAgain) {
   EXPECT_TRUE(book_.add({on(a_)}, 2, [](int pid) { return pid == ::getpid(); }).empty());
 }
 
+TEST_F(Book, UdpComesAndGoesWithoutTcpOfTheSamePort) {
+  Listener udp = on(a_, "a");
+  udp.network = Network::udp;
+  EXPECT_EQ(book_.add({on(a_, "a"), udp}, 4, nobody), std::vector<std::string>{});
+  const auto* address = book_.find(place_of(udp));
+  ASSERT_NE(address, nullptr);
+  EXPECT_EQ(address->slots.size(), 4u);
+  EXPECT_TRUE(book_.listen({on(a_, "a"), udp}).has_value());
+
+  Slot held{Fd(::dup(address->slots[0].fd.get())), address->slots[0].cookie, 40, 9};
+  SlotBook other;
+  EXPECT_TRUE(other.adopt(std::move(held)));
+  EXPECT_NE(other.find(place_of(udp)), nullptr);
+  EXPECT_EQ(other.find({kLoopback, a_}), nullptr);
+
+  EXPECT_EQ(book_.close_all_but({on(a_, "a")}).size(), 4u);
+  EXPECT_EQ(book_.find(place_of(udp)), nullptr);
+  EXPECT_TRUE(connects(a_));
+}
+
 }  // namespace
 }  // namespace ebb::supervisor

@@ -150,5 +150,41 @@ TEST(Listeners, CoverEveryPortAndBothFamiliesOfAWildcard) {
   EXPECT_EQ(all[4].name(), "$.inbounds[1], 0.0.0.0:65535");
 }
 
+TEST(Slots, UdpIsAGroupOfItsOwnBesideTcp) {
+  const Endpoint address{kLoopback, free_port()};
+  const auto bound = bind_slots({{address, 0, "a", Network::tcp}, {address, 0, "a", Network::udp}}, 4);
+  ASSERT_TRUE(bound.problems.empty()) << bound.problems[0];
+  ASSERT_EQ(bound.table.slots.size(), 8u);
+  const auto& udp = bound.table.slots[4];
+  EXPECT_EQ(port_of(udp.fd.get()), address.port);
+  EXPECT_TRUE(listen_on(udp, bound.table.listeners[1]).has_value());
+  EXPECT_EQ(listening_place(udp), (Place{address, Network::udp}));
+  EXPECT_EQ(listening_place(bound.table.slots[0]), std::nullopt);  // it does not listen yet
+  retire(udp);
+  restore(udp);
+
+  const auto again = bind_slots({{address, 0, "b", Network::udp}}, 1);
+  ASSERT_EQ(again.problems.size(), 1u);  // SO_REUSEPORT lets nobody in by accident
+  EXPECT_TRUE(again.problems[0].find("udp " + address.text() + ": the port is in use by process " +
+                                     std::to_string(::getpid())) != std::string::npos)
+      << again.problems[0];
+}
+
+TEST(Slots, ListenersAreWhatInboundsNameNetworksFor) {
+  config::Config config;
+  config::Inbound inbound;
+  inbound.ports = {{7000, 7001}};
+  config::DokodemoInbound door;
+  door.udp = true;
+  inbound.protocol = door;
+  config.inbounds = {inbound};
+  EXPECT_EQ(listeners_of(config).size(), 4u);
+  std::get<config::DokodemoInbound>(config.inbounds[0].protocol).tcp = false;
+  const auto udp = listeners_of(config);
+  ASSERT_EQ(udp.size(), 2u);
+  EXPECT_EQ(udp[1].network, Network::udp);
+  EXPECT_EQ(udp[1].address.port, 7001);
+}
+
 }  // namespace
 }  // namespace ebb::supervisor

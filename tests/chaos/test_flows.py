@@ -1,0 +1,59 @@
+"""Ten thousand UDP flows at once (T32 and the load of worker/flow)."""
+
+from ebbtest import case, datagrams, procfs
+
+import generator
+
+
+class Flows(datagrams.UdpPair, case.PairCase):
+    """10,000 flows, 20,000 datagrams a second of both directions together: the table, every socket, one tunnel."""
+
+    exclusive = True
+    limit_s = 180
+    flows, rate, seconds = 1000, 2000, 5
+
+    def make_pair(self, *args, **options) -> None:
+        super().make_pair(*args, **options)
+        self.service.stop()
+        self.origin = generator.UdpOrigin(self.web.port)
+        self.addCleanup(self.origin.close)
+
+    def carry(self, most_lost: float) -> dict:
+        load = generator.FlowLoad(f"127.0.0.1:{self.public}", self.flows, self.rate, self.seconds)
+        self.addCleanup(load.close)
+        result = load.finish()
+        self.assertGreater(result["sent"], 0)
+        lost = 1 - result["answered"] / result["sent"]
+        print(f"{self.flows} flows, {2 * self.rate}/s: sent {result['sent']}, lost {lost:.4%}")
+        self.assertEqual((result["disordered"], result["doubled"], result["foreign"]), (0, 0, 0), result)
+        self.assertLessEqual(lost, most_lost, result)
+        return result
+
+    def test_a_thousand_flows(self):
+        self.start_pair()
+        self.carry(0.001)
+
+    @case.nightly
+    def test_ten_thousand_flows(self):
+        self.flows, self.rate, self.seconds = 10_000, 10_000, 30
+        self.start_pair()
+        self.carry(0.001)
+        for it in (self.portal, self.bridge):
+            self.assertLessEqual(max(map(procfs.fd_count, it.role("broker"))), 10_000 + 200)
+
+
+class FlowsToV2rayBridge(Flows):
+    """A stock bridge dials one tunnel after the other: none of ours carries more than 256 streams to it."""
+
+    bridge_kind = "v2ray"
+
+    def test_a_thousand_flows(self):
+        self.rate = 500
+        self.start_pair()
+        self.carry(0.01)
+
+    test_ten_thousand_flows = None
+
+
+class FlowsFromV2rayPortal(FlowsToV2rayBridge):
+    portal_kind, bridge_kind = "v2ray", "ours"
