@@ -229,8 +229,9 @@ Result<> ChildControl::handle(Message& message) {
     }
     case Type::ping: {
       const Vitals vitals = handler_.on_ping();
-      channel_->send_body(Type::pong,
-                          Pong{message.as<Ping>().t, vitals.loop_lag_us, vitals.connections, vitals.fds_free, 0});
+      const auto lag = std::chrono::duration_cast<std::chrono::microseconds>(vitals.loop_lag).count();
+      const auto lag_us = static_cast<std::uint32_t>(std::clamp<std::int64_t>(lag, 0, 0xffffffff));
+      channel_->send_body(Type::pong, Pong{message.as<Ping>().t, lag_us, vitals.connections, vitals.fds_free, 0});
       return {};
     }
     case Type::query: {

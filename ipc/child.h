@@ -35,7 +35,7 @@ struct DrainOrder {
 
 /// A child's figures for the watchdog.
 struct Vitals {
-  std::uint32_t loop_lag_us = 0;
+  Duration loop_lag{};  // the longest since the last question
   std::uint32_t connections = 0;
   std::uint32_t fds_free = 0;
 };

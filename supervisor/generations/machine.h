@@ -12,7 +12,6 @@
 // over. A configuration has the number of the worker generation it came with.
 //
 //   loading -> preparing -> readying -> listening -> starting -> (retiring, 1 s) -> pausing -> committing -> probation
-//   -> done
 //      |  a step fails: kill the new, ABORT, START the paused  |           | the new decides; a new worker ends: roll
 //      +--> refused <------------------------------------------+           +-> back: START the old, drain the new,
 //                                                                              PREPARE + COMMIT the old
@@ -29,7 +28,7 @@
 #include <vector>
 
 #include "common/base/time.h"
-#include "common/config/config.h"
+#include "common/config/hard_stop.h"
 #include "supervisor/generations/actions.h"
 #include "supervisor/generations/respawn.h"
 #include "supervisor/process/spawn.h"
@@ -44,8 +43,8 @@ struct Plan {
   milliseconds ready{30'000};
   milliseconds respawn_backoff{1'000};
   milliseconds stop_grace{5'000};
-  milliseconds hard_stop_workers{3'600'000};
-  milliseconds hard_stop_broker{24 * 3'600'000};
+  milliseconds hard_stop_workers = config::kHardStopWorkers;
+  milliseconds hard_stop_broker = config::kHardStopBrokers;
   milliseconds drain_spread{10'000};
   milliseconds tunnel_wait{5'000};
   milliseconds probation{10'000};

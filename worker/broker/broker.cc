@@ -11,6 +11,7 @@
 
 #include "common/base/log.h"
 #include "common/config/canonical.h"
+#include "common/config/hard_stop.h"
 #include "common/net/linger.h"
 #include "ipc/query.h"
 #include "worker/broker/broker_main.h"
@@ -20,7 +21,6 @@ namespace ebb::broker {
 namespace {
 
 constexpr auto kRetry = std::chrono::milliseconds(5);  // a link without room, or a process without descriptors
-constexpr auto kLagTick = std::chrono::milliseconds(500);
 constexpr auto kDrainTick = std::chrono::milliseconds(50);
 constexpr auto kLeaveTick = std::chrono::milliseconds(100);  // between two looks at whether anything is left
 
@@ -145,13 +145,7 @@ Broker::Broker(Fd ctl, Fd adoption)
             broker->arm_intake();
           },
           this),
-      lag_timer_(
-          [](void* self) {
-            auto* broker = static_cast<Broker*>(self);
-            broker->worst_lag_ = std::max(broker->worst_lag_, Clock::now() - broker->lag_timer_.due());
-            broker->loop_.arm(broker->lag_timer_, kLagTick);
-          },
-          this),
+      lag_(loop_),
       drain_timer_([](void* self) { static_cast<Broker*>(self)->check_drained(); }, this),
       leave_timer_([](void* self) { static_cast<Broker*>(self)->check_empty(); }, this),
       retire_timer_([](void* self) { static_cast<Broker*>(self)->retire_tables(); }, this),
@@ -159,7 +153,6 @@ Broker::Broker(Fd ctl, Fd adoption)
   relays_.set_half_closed_bound(fd_limit() / 2);
   ctl_ = std::make_unique<Ctl>(*this, std::move(ctl), std::move(adoption));
   signals_ = std::make_unique<Signals>(*this);
-  loop_.arm(lag_timer_, kLagTick);
 }
 
 Broker::~Broker() = default;
@@ -357,7 +350,7 @@ void Broker::on_drain(const ipc::DrainOrder& order) {
     const TimePoint until = loop_.now() + *order.deadline;
     drain_until_ = drain_until_ ? std::min(*drain_until_, until) : until;
   } else if (!drain_until_ && plant_) {
-    drain_until_ = loop_.now() + plant_->config().settings.timers.hard_stop_after.value_or(std::chrono::hours(24));
+    drain_until_ = loop_.now() + plant_->config().settings.timers.hard_stop_after.value_or(config::kHardStopBrokers);
   }
   if (!std::exchange(draining_, true) && plant_) {
     log_event(log::Level::info, "broker", "draining", kv("connections", relays_.size()));
@@ -419,8 +412,7 @@ std::size_t Broker::fds_in_use() const {
 
 ipc::Vitals Broker::on_ping() {
   ipc::Vitals out;
-  const auto lag = std::chrono::duration_cast<std::chrono::microseconds>(std::exchange(worst_lag_, {})).count();
-  out.loop_lag_us = static_cast<std::uint32_t>(std::clamp<std::int64_t>(lag, 0, 0xffffffff));
+  out.loop_lag = lag_.take();
   out.connections = static_cast<std::uint32_t>(relays_.size());
   const std::size_t used = fds_in_use();
   out.fds_free = static_cast<std::uint32_t>(fd_limit() > used ? fd_limit() - used : 0);
@@ -447,6 +439,11 @@ ipc::Adoptable Broker::adoptable() {
 void Broker::on_adopted() { log_event(log::Level::info, "broker", "adopted by a new supervisor"); }
 
 void Broker::on_broken(const Error& why) {
+  if (log::current() == nullptr) {  // before the configuration said how to write
+    log::Settings logs;
+    logs.error = std::move(error_log_);
+    log::init(std::move(logs));
+  }
   log_event(log::Level::error, "broker", "cannot go on", kv("reason", why));
   leave(1);
 }

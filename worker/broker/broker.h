@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/crypto/random.h"
+#include "common/net/lag.h"
 #include "common/net/uv_loop.h"
 #include "ipc/channel.h"
 #include "ipc/child.h"
@@ -104,13 +105,12 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   std::unique_ptr<Ctl> ctl_;
   std::unique_ptr<Signals> signals_;
   net::Timer intake_timer_;
-  net::Timer lag_timer_;
+  net::LagMeter lag_;
   net::Timer drain_timer_;
   net::Timer leave_timer_;
   net::Timer retire_timer_;
   net::Deferred sweep_links_;
   std::optional<TimePoint> drain_until_;
-  Duration worst_lag_{};
   bool draining_ = false;                   // ctl DRAIN: final
   std::optional<TimePoint> leaving_since_;  // a successor is there: this process ends once it carries nothing
   std::set<std::string> warned_of_;         // portals that have not moved in time, by name()

@@ -4,15 +4,14 @@
 
 #include "common/base/log.h"
 #include "common/config/canonical.h"
+#include "common/config/hard_stop.h"
 #include "ipc/query.h"
 #include "worker/edge/worker_main.h"
 
 namespace ebb::edge {
 namespace {
 
-constexpr Duration kLagProbe = std::chrono::milliseconds(100);
 constexpr Duration kDrainCheck = std::chrono::milliseconds(50);
-constexpr Duration kHardStop = std::chrono::hours(1);  // timers.hardStopAfter, for workers
 
 std::string text_of(const Error& why) { return why.where.empty() ? why.what : why.where + ": " + why.what; }
 
@@ -28,12 +27,11 @@ Worker::Worker(Fd ctl, Fd adoption)
             static_cast<Worker*>(self)->watch_ctl();
           },
           this),
-      lag_([](void* self) { static_cast<Worker*>(self)->measure_lag(); }, this),
+      lag_(loop_),
       drain_check_([](void* self) { static_cast<Worker*>(self)->check_drained(); }, this) {
   signal_poll_ = net::Poll::make(loop_, control_.signal_fd(), [this](bool, bool) { control_.on_signal(); });
   if (signal_poll_) signal_poll_->watch(true, false);
   watch_ctl();
-  loop_.arm(lag_, kLagProbe);
 }
 
 Worker::~Worker() = default;
@@ -137,9 +135,8 @@ void Worker::on_pause() {
 
 void Worker::on_drain(const ipc::DrainOrder& order) {
   if (!edge_) return leave(0);
-  const Duration limit = order.deadline ? Duration(*order.deadline)
-                                        : Duration(edge_->config().settings.timers.hard_stop_after.value_or(
-                                              std::chrono::duration_cast<config::Millis>(kHardStop)));
+  const Duration limit =
+      order.deadline.value_or(edge_->config().settings.timers.hard_stop_after.value_or(config::kHardStopWorkers));
   const TimePoint cut_at = loop_.now() + limit;
   if (!cut_at_) {
     log_event(log::Level::info, "edge", "draining", kv("connections", edge_->connections()));
@@ -189,9 +186,8 @@ std::string Worker::on_query(std::string_view request) {
 }
 
 ipc::Vitals Worker::on_ping() {
-  const auto lag = std::chrono::duration_cast<std::chrono::microseconds>(std::exchange(worst_lag_, Duration(0)));
   ipc::Vitals out;
-  out.loop_lag_us = static_cast<std::uint32_t>(lag.count());
+  out.loop_lag = lag_.take();
   if (edge_) {
     out.connections = static_cast<std::uint32_t>(edge_->connections());
     out.fds_free = edge_->spare_fds();
@@ -214,12 +210,6 @@ ipc::Adoptable Worker::adoptable() {
 }
 
 void Worker::on_adopted() { log_event(log::Level::info, "edge", "adopted by a new supervisor"); }
-
-void Worker::measure_lag() {
-  // A timer is up to 8 ms late by design.
-  worst_lag_ = std::max(worst_lag_, loop_.now() - lag_.due());
-  loop_.arm(lag_, kLagProbe);
-}
 
 void Worker::on_broken(const Error& why) {
   if (log::current() == nullptr) {

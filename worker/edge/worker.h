@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/net/lag.h"
 #include "common/net/poll.h"
 #include "ipc/child.h"
 #include "worker/edge/edge.h"
@@ -43,7 +44,6 @@ class Worker final : private ipc::ChildHandler {
 
   void watch_ctl();
   void report_fault(std::uint64_t broker_gen);
-  void measure_lag();
   void check_drained();
   void leave(int status);
 
@@ -58,8 +58,7 @@ class Worker final : private ipc::ChildHandler {
   std::unique_ptr<net::Poll> adoption_poll_;  // while a supervisor is wanted
   std::unique_ptr<net::Poll> signal_poll_;
   net::Timer ctl_deadline_;
-  net::Timer lag_;
-  Duration worst_lag_{};  // since the last PING
+  net::LagMeter lag_;
   net::Timer drain_check_;
   std::optional<TimePoint> cut_at_;  // set: draining
   int exit_status_ = 0;

@@ -47,7 +47,7 @@ struct Recorder final : ChildHandler {
     say("query " + std::to_string(request.size()));
     return std::string(100'000, 'a');
   }
-  Vitals on_ping() override { return {7, 8, 9}; }
+  Vitals on_ping() override { return {std::chrono::microseconds(7), 8, 9}; }
   void on_broken(const Error& why) override { say("broken: " + why.where + ": " + why.what); }
 
   void on_orphaned(Duration since) override {

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "common/net/lag.h"
 #include "common/net/stream.h"
 #include "tests/support/manual_loop.h"
 #include "tests/support/memory_stream.h"
@@ -219,6 +220,22 @@ TEST(MemoryStream, ClosingTellsThePeer) {
   peer->put("never read");
   unread.reset();
   EXPECT_EQ(peer->read(into).error, ECONNRESET);
+}
+
+struct SlowLoop : test::ManualLoop {
+  void stand_still(Duration time) { set_now(now() + time); }
+};
+
+TEST(LagMeter, TellsTheLongestStandstillSinceTheLastQuestion) {
+  SlowLoop loop;
+  LagMeter lag(loop);
+  loop.advance(std::chrono::seconds(2));
+  EXPECT_LE(lag.take(), std::chrono::milliseconds(8));
+  loop.stand_still(std::chrono::seconds(6));
+  loop.advance(Duration(0));
+  loop.advance(std::chrono::seconds(2));
+  EXPECT_GE(lag.take(), std::chrono::seconds(6) - LagMeter::kTick);
+  EXPECT_EQ(lag.take(), Duration(0));
 }
 
 }  // namespace

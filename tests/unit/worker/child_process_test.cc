@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstdlib>
@@ -72,19 +74,25 @@ class ChildProcess : public testing::Test {
     ::rmdir(path.substr(0, path.rfind('/')).c_str());
   }
 
-  void set_up(int slot) {
+  void greet() {
     ipc::Hello hello;
     hello.role = Role::supervisor;
     hello.gen = 3;
     link_->send_body(Type::hello, hello);
-    const std::string text = snapshot();
+  }
+  void configure(const std::string& text) {
     ipc::Config config;
     config.gen = 3;
     config.len = text.size();
     config.sha256 = crypto::sha256({as_bytes(text)});
     const Fd memfd = *ipc::make_sealed("snapshot", as_bytes(text));
-    const int config_fds[] = {memfd.get()}, slot_fds[] = {slot};
-    link_->send_body(Type::config, config, config_fds);
+    const int fds[] = {memfd.get()};
+    link_->send_body(Type::config, config, fds);
+  }
+  void set_up(int slot) {
+    greet();
+    configure(snapshot());
+    const int slot_fds[] = {slot};
     const ipc::SlotGrant grants[] = {{.cookie = 77, .slot = 5, .listener = 2}};
     link_->send_records(Type::slot_grant, std::span<const ipc::SlotGrant>(grants), slot_fds);
     ASSERT_TRUE(wait_for(Type::ready));
@@ -189,6 +197,19 @@ TEST_P(AdoptedProcess, LeavesWithItsSupervisorUnlessToldOtherwise) {
   set_up(slot.get());
   link_->close();
   EXPECT_EQ(wait_for_exit(), 0);
+}
+
+TEST_P(AdoptedProcess, SaysWhyItCannotBegin) {
+  const Fd log(::memfd_create("log", MFD_CLOEXEC));
+  greet();
+  const int fds[] = {log.get()};
+  link_->send_body(Type::logfd, ipc::LogFd{ipc::LogKind::error, 0}, fds);
+  configure(R"({"outbounds": [{"protocol": "fredom"}]})");
+  EXPECT_EQ(wait_for_exit(), 1);
+  char text[4096];
+  const auto size = ::pread(log.get(), text, sizeof text, 0);
+  const std::string_view said(text, static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
+  EXPECT_TRUE(said.contains("cannot go on") && said.contains("fredom")) << said;
 }
 
 struct WorkerProcess : ChildProcess {
