@@ -14,14 +14,6 @@ std::set<Place> addresses_of(const std::vector<Listener>& listeners) {
 
 }  // namespace
 
-SlotBook::SlotBook(SlotTable start) {
-  for (const auto& listener : start.listeners) addresses_[place_of(listener)].number = next_number_++;
-  for (auto& slot : start.slots) {
-    next_slot_ = std::max(next_slot_, slot.id + 1);
-    addresses_[place_of(start.listeners[slot.listener])].slots.push_back(std::move(slot));
-  }
-}
-
 bool SlotBook::adopt(Slot slot) {
   const auto address = listening_place(slot);
   if (!address) return false;

@@ -23,9 +23,6 @@ class SlotBook {
   };
   using Ours = std::function<bool(int pid)>;
 
-  SlotBook() = default;
-  explicit SlotBook(SlotTable start);
-
   /// Takes a listening socket over that another supervisor made; it keeps its id. False: it is none, or its cookie is
   /// another one, so it is not what it was said to be; then it is closed.
   bool adopt(Slot slot);

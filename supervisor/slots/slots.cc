@@ -114,21 +114,6 @@ std::optional<std::string> bind_address(const Listener& listener, std::uint32_t 
   return std::nullopt;
 }
 
-Bound bind_slots(std::vector<Listener> listeners, unsigned per_address) {
-  Bound bound;
-  bound.problems = overlaps(listeners);
-  if (!bound.problems.empty()) return bound;
-  std::uint32_t next = 0;
-  for (std::size_t l = 0; l < listeners.size(); ++l) {
-    auto problem =
-        bind_address(listeners[l], static_cast<std::uint32_t>(l), per_address, next, nullptr, bound.table.slots);
-    if (problem) bound.problems.push_back(std::move(*problem));
-  }
-  bound.table.listeners = std::move(listeners);
-  if (!bound.problems.empty()) bound.table.slots.clear();
-  return bound;
-}
-
 Result<> listen_on(const Slot& slot, const Listener& listener) {
   if (listener.network == Network::udp) return {};  // bound is open
   if (::listen(slot.fd.get(), kBacklog) == 0) return {};

@@ -20,32 +20,20 @@ struct Slot {
   Fd fd;
   std::uint64_t cookie = 0;    // SO_COOKIE: tells copies of one socket apart from other sockets
   std::uint32_t id = 0;        // unique over all addresses; slot -> worker id mod workers
-  std::uint32_t listener = 0;  // index in SlotTable::listeners
-};
-
-struct SlotTable {
-  std::vector<Listener> listeners;
-  std::vector<Slot> slots;  // slots[i].id == i
+  std::uint32_t listener = 0;  // SlotBook::Address::number
 };
 
 /// Slots per address: min(64, max(8, 4 x workers)), fewer where that many sockets would use up more than a quarter of
 /// the `open_files` limit (wide port ranges); at least 1.
 unsigned slots_per_address(unsigned workers, std::size_t addresses, unsigned long open_files);
 
-struct Bound {
-  SlotTable table;
-  std::vector<std::string> problems;  // one sentence per address that could not be had; empty: table is complete
-};
-/// Binds `per_address` SO_REUSEPORT sockets for every listener, each address after a probe without SO_REUSEPORT (with
-/// it, a second process of our uid would share the port silently). Nothing listens yet. Two of the listeners that
-/// overlap are a problem too.
-Bound bind_slots(std::vector<Listener> listeners, unsigned per_address);
-
 /// Sentences about listeners that overlap each other: the kernel would deal connections between them at random.
 std::vector<std::string> overlaps(const std::vector<Listener>& listeners);
 
-/// One address: its slots, numbered from `next_slot` on (which moves), appended to `into`; the sentence when it cannot
-/// be had. `may_share` (empty: nobody): whether the process that listens there already is one of ours.
+/// One address: `slots` SO_REUSEPORT sockets after a probe without SO_REUSEPORT (with it, a second process of our uid
+/// would share the port silently), numbered from `next_slot` on (which moves), appended to `into`; nothing listens yet.
+/// The sentence when it cannot be had. `may_share` (empty: nobody): whether the process that listens there already is
+/// one of ours.
 std::optional<std::string> bind_address(const Listener& listener, std::uint32_t number, unsigned slots,
                                         std::uint32_t& next_slot,
                                         const std::function<bool(const PortOwner&)>& may_share,

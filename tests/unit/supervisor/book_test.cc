@@ -45,7 +45,8 @@ std::vector<std::uint64_t> cookies(const SlotBook& book, std::uint16_t port) {
 
 class Book : public ::testing::Test {
  protected:
-  Book() : a_(free_port()), b_(free_port()), book_(bind_slots({on(a_, "a")}, 4).table) {
+  Book() : a_(free_port()), b_(free_port()) {
+    EXPECT_TRUE(book_.add({on(a_, "a")}, 4, nobody).empty());
     EXPECT_TRUE(book_.listen({on(a_, "a")}).has_value());
   }
   std::uint16_t a_, b_;

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,21 +60,21 @@ class RunnerTest : public ::testing::Test {
   void make(const std::string& snapshot, std::uint32_t workers) {
     Configuration configuration;
     configuration.plan.workers = workers;
-    configuration.plan.respawn_backoff = 0ms;
+    configuration.plan.timers.respawn_backoff = 0ms;
     config::Config config;  // what the supervisor reads; the children are told `snapshot`
     config.inbounds.resize(workers == 0 ? 0 : 1);
     for (auto& inbound : config.inbounds) {
       inbound.tag = "in";
       inbound.listen = IpAddress::from_v4({127, 0, 0, 1});
-      inbound.ports = {{0, 0}};
+      inbound.ports = {{port_, port_}};
     }
     configuration.snapshot = *make_snapshot(snapshot, std::move(config));
     configuration.logs = std::make_shared<LogFiles>(LogFiles{Fd(::dup(2)), std::nullopt});
-    Bound bound = bind_slots(configuration.snapshot->listeners, 8);
-    EXPECT_TRUE(bound.problems.empty());
+    SlotBook slots;
+    EXPECT_TRUE(slots.add(configuration.snapshot->listeners, 8, [](int) { return false; }).empty());
     Service service{*Binary::self(),
                     configuration,
-                    SlotBook(std::move(bound.table)),
+                    std::move(slots),
                     *ipc::ReplayTable::create(64),
                     *take_signals(),
                     {},
@@ -109,9 +110,36 @@ class RunnerTest : public ::testing::Test {
   net::Timer again_{&RunnerTest::look_again, this};
   sigset_t before_;
   std::string root_, file_;
+  std::uint16_t port_ = 0;   // of the inbound
   std::optional<int> exit_;  // of the reload
   std::string text_;
 };
+
+/// Bound beside ours and listening first: only listen() can tell.
+TEST_F(RunnerTest, AnAddressThatCannotListenEndsTheStart) {
+  const auto bound = [](std::uint16_t port) {
+    Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const int on = 1;
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    sockaddr_storage storage{};
+    const auto size = endpoint_to({IpAddress::from_v4({127, 0, 0, 1}), port}, storage);
+    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&storage), size), 0);
+    return fd;
+  };
+  {
+    const Fd any = bound(0);
+    sockaddr_storage storage{};
+    socklen_t size = sizeof storage;
+    ::getsockname(any.get(), reinterpret_cast<sockaddr*>(&storage), &size);
+    port_ = endpoint_from(reinterpret_cast<sockaddr*>(&storage))->port;
+  }
+  make("{}", 2);
+  const Fd stranger = bound(port_);
+  ASSERT_EQ(::listen(stranger.get(), 1), 0);
+  EXPECT_EQ(run_until([] { return false; }), 1);
+  EXPECT_NE(runner_->failure().find("in use"), std::string::npos) << runner_->failure();
+  EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1);
+}
 
 TEST_F(RunnerTest, StartsServesReplacesAndStops) {
   make("{}", 2);

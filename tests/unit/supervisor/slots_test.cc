@@ -1,11 +1,11 @@
-#include "supervisor/slots/slots.h"
-
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <set>
+
+#include "supervisor/slots/book.h"
 
 namespace ebb::supervisor {
 namespace {
@@ -37,6 +37,16 @@ std::uint16_t free_port() {
   return port_of(stranger.fd.get());
 }
 
+bool nobody(int) { return false; }
+
+/// A book of one address that is bound, or listens.
+SlotBook book_of(const Listener& listener, unsigned slots, bool listening) {
+  SlotBook book;
+  EXPECT_EQ(book.add({listener}, slots, nobody), std::vector<std::string>{});
+  if (listening) EXPECT_TRUE(book.listen({listener}).has_value());
+  return book;
+}
+
 TEST(Slots, CountFollowsWorkersWithinBounds) {
   EXPECT_EQ(slots_per_address(1, 1, 65536), 8u);
   EXPECT_EQ(slots_per_address(4, 1, 65536), 16u);
@@ -47,14 +57,14 @@ TEST(Slots, CountFollowsWorkersWithinBounds) {
 
 TEST(Slots, BindAsOneGroupAndServeAfterListen) {
   const Listener listener{{kLoopback, free_port()}, 0, "external"};
-  const auto bound = bind_slots({listener}, 8);
-  ASSERT_TRUE(bound.problems.empty()) << bound.problems[0];
-  ASSERT_EQ(bound.table.slots.size(), 8u);
+  SlotBook book = book_of(listener, 8, false);
+  const auto& slots = book.find(listener.address)->slots;
+  ASSERT_EQ(slots.size(), 8u);
   std::set<std::uint64_t> cookies;
-  for (const auto& slot : bound.table.slots) {
+  for (const auto& slot : slots) {
     cookies.insert(slot.cookie);
     EXPECT_EQ(port_of(slot.fd.get()), listener.address.port);
-    EXPECT_EQ(slot.id, static_cast<std::size_t>(&slot - bound.table.slots.data()));
+    EXPECT_EQ(slot.id, static_cast<std::size_t>(&slot - slots.data()));
   }
   EXPECT_EQ(cookies.size(), 8u);
 
@@ -65,26 +75,26 @@ TEST(Slots, BindAsOneGroupAndServeAfterListen) {
     return ::connect(client.get(), reinterpret_cast<sockaddr*>(&storage), size) == 0;
   };
   EXPECT_FALSE(connects());  // bound, not listening: nothing starts before workers are READY
-  for (const auto& slot : bound.table.slots) ASSERT_TRUE(listen_on(slot, bound.table.listeners[0]).has_value());
+  ASSERT_TRUE(book.listen({listener}).has_value());
   EXPECT_TRUE(connects());
 }
 
 TEST(Slots, NameTheHolderOfAPort) {
   const Stranger stranger;
   const Listener listener{{kLoopback, port_of(stranger.fd.get())}, 2, "external"};
-  const auto bound = bind_slots({listener}, 8);
-  ASSERT_EQ(bound.problems.size(), 1u);
-  EXPECT_TRUE(bound.table.slots.empty());
+  SlotBook book;
+  const auto problems = book.add({listener}, 8, nobody);
+  ASSERT_EQ(problems.size(), 1u);
+  EXPECT_TRUE(book.addresses().empty());
   const std::string expected = "$.inbounds[2] \"external\", " + listener.address.text() +
                                ": the port is in use by process " + std::to_string(::getpid()) + " (";
-  EXPECT_TRUE(bound.problems[0].starts_with(expected)) << bound.problems[0];
+  EXPECT_TRUE(problems[0].starts_with(expected)) << problems[0];
 }
 
 TEST(Slots, FindTheHolderBehindAWildcard) {
-  const auto bound = bind_slots({{{IpAddress{}, free_port()}, 0, ""}}, 1);
-  ASSERT_TRUE(bound.problems.empty());
-  for (const auto& slot : bound.table.slots) ASSERT_TRUE(listen_on(slot, bound.table.listeners[0]).has_value());
-  const auto owner = find_port_owner({kLoopback, port_of(bound.table.slots[0].fd.get())});
+  const Listener wildcard{{IpAddress{}, free_port()}, 0, ""};
+  const SlotBook book = book_of(wildcard, 1, true);
+  const auto owner = find_port_owner({kLoopback, wildcard.address.port});
   ASSERT_TRUE(owner.has_value());
   EXPECT_EQ(owner->pid, ::getpid());
   EXPECT_FALSE(find_port_owner({kLoopback, free_port()}).has_value());
@@ -92,29 +102,30 @@ TEST(Slots, FindTheHolderBehindAWildcard) {
 
 TEST(Slots, ReportEveryAddressThatCannotBeHad) {
   const Stranger one, two;
-  const auto bound = bind_slots({{{kLoopback, port_of(one.fd.get())}, 0, "a"},
-                                 {{kLoopback, free_port()}, 1, "b"},
-                                 {{kLoopback, port_of(two.fd.get())}, 2, "c"},
-                                 {{*IpAddress::parse("192.0.2.1"), 4711}, 3, "d"}},
-                                8);
-  ASSERT_EQ(bound.problems.size(), 3u);
-  EXPECT_TRUE(bound.problems[2].ends_with("this machine has no such address; write one it has, or 0.0.0.0 for all"))
-      << bound.problems[2];
+  SlotBook book;
+  const auto problems = book.add({{{kLoopback, port_of(one.fd.get())}, 0, "a"},
+                                  {{kLoopback, free_port()}, 1, "b"},
+                                  {{kLoopback, port_of(two.fd.get())}, 2, "c"},
+                                  {{*IpAddress::parse("192.0.2.1"), 4711}, 3, "d"}},
+                                 8, nobody);
+  ASSERT_EQ(problems.size(), 3u);
+  EXPECT_TRUE(problems[2].ends_with("this machine has no such address; write one it has, or 0.0.0.0 for all"))
+      << problems[2];
 }
 
 TEST(Slots, RefuseListenersThatOverlap) {
-  const auto bound = bind_slots({{{IpAddress{}, 4711}, 0, "all"}, {{kLoopback, 4711}, 1, "local"}}, 8);
-  ASSERT_EQ(bound.problems.size(), 1u);
+  const auto problems = overlaps({{{IpAddress{}, 4711}, 0, "all"}, {{kLoopback, 4711}, 1, "local"}});
+  ASSERT_EQ(problems.size(), 1u);
   EXPECT_EQ(
-      bound.problems[0],
+      problems[0],
       "$.inbounds[1] \"local\", 127.0.0.1:4711: also wanted by $.inbounds[0] \"all\", 0.0.0.0:4711; give each its own "
       "port or address");
 }
 
 TEST(Slots, RetiredOnesLetNobodyInButKeepTheQueue) {
   const Listener listener{{kLoopback, free_port()}, 0, ""};
-  const auto bound = bind_slots({listener}, 1);
-  for (const auto& slot : bound.table.slots) ASSERT_TRUE(listen_on(slot, bound.table.listeners[0]).has_value());
+  const SlotBook book = book_of(listener, 1, true);
+  const Slot& slot = book.find(listener.address)->slots[0];
   const auto begin_connect = [&] {
     Fd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_storage storage{};
@@ -123,14 +134,14 @@ TEST(Slots, RetiredOnesLetNobodyInButKeepTheQueue) {
     return client;
   };
   const Fd early = begin_connect();
-  retire(bound.table.slots[0]);
+  retire(slot);
   const Fd late = begin_connect();
-  const int slot = bound.table.slots[0].fd.get();
-  EXPECT_TRUE(Fd(::accept(slot, nullptr, nullptr)));
-  EXPECT_FALSE(Fd(::accept(slot, nullptr, nullptr)));
-  restore(bound.table.slots[0]);
+  const int fd = slot.fd.get();
+  EXPECT_TRUE(Fd(::accept(fd, nullptr, nullptr)));
+  EXPECT_FALSE(Fd(::accept(fd, nullptr, nullptr)));
+  restore(slot);
   const Fd later = begin_connect();
-  EXPECT_TRUE(Fd(::accept(slot, nullptr, nullptr)));
+  EXPECT_TRUE(Fd(::accept(fd, nullptr, nullptr)));
 }
 
 TEST(Listeners, CoverEveryPortAndBothFamiliesOfAWildcard) {
