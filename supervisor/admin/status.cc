@@ -23,7 +23,8 @@ std::string_view role_name(const Child& child) {
 struct Figures {
   bool answered = false;
   std::int64_t connections = 0;
-  std::vector<std::string> portals, bridges;  // objects as JSON
+  std::string counts;                         // an object as JSON, or nothing
+  std::vector<std::string> portals, bridges;  // the same
 };
 
 void take_list(const object& from, const char* key, std::vector<std::string>& into) {
@@ -41,6 +42,8 @@ Figures figures_of(const ChildAnswer& answer) {
   figures.answered = true;
   std::int64_t connections = 0;
   if (said["connections"].get_int64().get(connections) == simdjson::SUCCESS) figures.connections = connections;
+  object counts;
+  if (said["counts"].get_object().get(counts) == simdjson::SUCCESS) figures.counts = simdjson::minify(counts);
   take_list(said, "portals", figures.portals);
   take_list(said, "bridges", figures.bridges);
   return figures;
@@ -76,13 +79,21 @@ std::string status_json(const StatusInput& input) {
     const Figures figures = figures_of(answer);
     out.object().key("role").text(role_name(child)).key("name").text(child.name()).key("pid").number(child.pid);
     out.key("gen").number(static_cast<std::int64_t>(child.gen)).key("state").text(name_of(child.state));
-    out.key("connections").number(figures.connections).key("answered").boolean(figures.answered).end();
+    out.key("connections").number(figures.connections).key("answered").boolean(figures.answered);
+    if (!figures.counts.empty()) out.key("counts").raw(figures.counts);
+    out.end();
     if (child.role != ipc::Role::broker) continue;
     all.answered = all.answered || figures.answered;
     all.portals.insert(all.portals.end(), figures.portals.begin(), figures.portals.end());
     all.bridges.insert(all.bridges.end(), figures.bridges.begin(), figures.bridges.end());
   }
-  out.end().key("listeners").array();
+  out.end();
+  if (input.replays) {
+    out.key("replays").object().key("fresh").number(static_cast<std::int64_t>(input.replays->fresh));
+    out.key("refused").number(static_cast<std::int64_t>(input.replays->replays));
+    out.key("full").number(static_cast<std::int64_t>(input.replays->full)).end();
+  }
+  out.key("listeners").array();
   for (const auto& listener : *input.listeners) {
     out.object().key("address").text(listener.address.text()).key("tag").text(listener.tag);
     out.key("inbound").number(listener.inbound).end();

@@ -17,8 +17,9 @@ struct StatusInput {
   std::string_view phase;  // its state in words
   std::string_view reload_step = "idle";
   std::string_view last_reload;  // "" before the first, "ok", or why not
-  std::vector<ChildAnswer>
-      children;  // workers answer {"connections":N}, brokers {"connections":N,"portals":[…],"bridges":[…]}
+  // Workers answer {"connections":N,"counts":{…}}, brokers {"connections":N,"counts":{…},"portals":[…],"bridges":[…]}.
+  std::vector<ChildAnswer> children;
+  std::optional<ipc::ReplayTable::Counts> replays;  // of all workers together, since the table was made
   const std::vector<Listener>* listeners = nullptr;
   const config::Config* config = nullptr;
 };

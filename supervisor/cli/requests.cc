@@ -37,6 +37,7 @@ void answer_status(Runner& runner, const Reply& reply) {
     input.reload_step = machine.operation();
     input.last_reload = machine.last_reload();
     input.children = std::move(answers);
+    input.replays = runner.replays();
     input.listeners = &snapshot.listeners;
     input.config = &snapshot.config;
     reply(admin::reply_ok(admin::status_json(input)));

@@ -92,6 +92,8 @@ class Runner {
   /// After run(): why it could not start; empty when it ended as asked.
   const std::string& failure() const { return failure_; }
   const Machine& machine() const { return machine_; }
+  /// What the workers' common memory of handshakes has seen.
+  ipc::ReplayTable::Counts replays() const { return service_.replay.counts(); }
   /// The configuration that decides.
   const Configuration& configuration() const { return decided_; }
 

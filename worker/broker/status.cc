@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <string>
 
 #include "common/base/json_writer.h"
@@ -133,9 +134,17 @@ void write_bridges(JsonWriter& out, const Portal& portal, TimePoint now) {
 }  // namespace
 
 std::string status_json(const std::vector<const Portal*>& portals, const std::vector<const bridge::Bridge*>& bridges,
-                        std::size_t connections, TimePoint now) {
+                        std::size_t connections, const ipc::OfferIntake::Counts& offers, TimePoint now) {
   JsonWriter out;
   out.object().key("connections").number(static_cast<std::int64_t>(connections));
+  out.key("counts").object().key("taken").number(static_cast<std::int64_t>(offers.taken));
+  out.key("recalled").number(static_cast<std::int64_t>(offers.recalled));
+  for (std::size_t reason = 1; reason < std::size(offers.refused); ++reason) {
+    std::string name = "refused_" + std::string(ipc::name_of(static_cast<ipc::RefuseReason>(reason)));
+    std::ranges::replace(name, ' ', '_');
+    out.key(name).number(static_cast<std::int64_t>(offers.refused[reason]));
+  }
+  out.end();
   out.key("portals").array();
   for (const auto& portal : portals) {
     const auto& links = portal->links();

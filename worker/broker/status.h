@@ -5,14 +5,15 @@
 #include <string>
 #include <vector>
 
+#include "ipc/offer_intake.h"
 #include "worker/bridge/bridge.h"
 #include "worker/broker/portal.h"
 
 namespace ebb::broker {
 
-/// {"connections":N,"portals":[...],"bridges":[...]}
+/// {"connections":N,"counts":{...},"portals":[...],"bridges":[...]}; `offers`: since the process began.
 std::string status_json(const std::vector<const Portal*>& portals, const std::vector<const bridge::Bridge*>& bridges,
-                        std::size_t connections, TimePoint now);
+                        std::size_t connections, const ipc::OfferIntake::Counts& offers, TimePoint now);
 
 /// {"live":["TAG DOMAIN",...]}
 std::string live_json(const std::vector<std::string>& portals);

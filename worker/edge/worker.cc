@@ -178,11 +178,11 @@ std::string Worker::on_query(std::string_view request) {
   if (query->kind == ipc::Query::Kind::kick) return ipc::query_counts(0, query->tunnel ? 0 : edge_->kick(query->user));
   const auto& counts = edge_->counts();
   return "{\"connections\":" + std::to_string(edge_->connections()) +
-         ",\"accepted\":" + std::to_string(counts.accepted) +
+         ",\"counts\":{\"accepted\":" + std::to_string(counts.accepted) +
          ",\"handshakes_failed\":" + std::to_string(counts.handshakes_failed) +
          ",\"offered\":" + std::to_string(counts.offered) + ",\"taken\":" + std::to_string(counts.taken) +
          ",\"offers_failed\":" + std::to_string(counts.offers_failed) +
-         ",\"unacked\":" + std::to_string(edge_->handoff().unacked()) + "}";
+         ",\"unacked\":" + std::to_string(edge_->handoff().unacked()) + "}}";
 }
 
 ipc::Vitals Worker::on_ping() {

@@ -78,6 +78,18 @@ TEST(Status, JoinsWhatChildrenSay) {
       R"("streams":2,"bytes_in":1536,"bytes_out":7,"state":"active"}]}],"bridges":[]})");
 }
 
+TEST(Status, PassesOnWhatWasCounted) {
+  config::Config config;
+  const std::vector<Listener> listeners;
+  auto input = sample(config, listeners);
+  input.children[0].json = R"({"connections":3,"counts":{"taken":4, "refused_overload":1},"portals":[],"bridges":[]})";
+  input.children[1].json = R"({"connections":3,"counts":7})";  // not what was asked for
+  input.replays = ipc::ReplayTable::Counts{7, 8, 9};
+  const std::string json = status_json(input);
+  EXPECT_TRUE(json.contains(R"("answered":true,"counts":{"taken":4,"refused_overload":1}},{"role":"worker")")) << json;
+  EXPECT_TRUE(json.contains(R"("answered":true}],"replays":{"fresh":7,"refused":8,"full":9},"listeners")")) << json;
+}
+
 TEST(Status, ListsPortalsAsConfiguredWhenTheBrokerIsSilent) {
   config::Config config;
   config.portals.push_back({"p", "d.test"});
