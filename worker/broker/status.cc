@@ -29,6 +29,27 @@ std::string_view name_of(const reverse::BridgeTunnel& tunnel) {
   return "dead";
 }
 
+/// What the peer of a tunnel sent that it should not have.
+void write_faults(JsonWriter& out, const mux::SessionCounters& counted) {
+  const auto number = [&](std::string_view key, std::uint64_t value) {
+    out.key(key).number(static_cast<std::int64_t>(value));
+  };
+  number("frames", counted.frames);
+  number("unknown_data", counted.unknown_data);
+  number("reopened", counted.reopened);
+  number("surplus", counted.surplus);
+  number("ignored_new", counted.ignored_new);
+  number("after_fin", counted.after_fin);
+}
+void write_counts(JsonWriter& out, const reverse::PortalTunnel& tunnel) {
+  write_faults(out, tunnel.session().counters());
+}
+void write_counts(JsonWriter& out, const reverse::BridgeTunnel& tunnel) {
+  write_faults(out, tunnel.session().counters());
+  out.key("refused_own_domain").number(static_cast<std::int64_t>(tunnel.refused_own_domain()));
+  out.key("bad_control").number(static_cast<std::int64_t>(tunnel.bad_control()));
+}
+
 template <class Link>
 void write_tunnel(JsonWriter& out, const Link& link, std::string_view state, std::string_view dialect, TimePoint now) {
   const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - link.since()).count();
@@ -46,7 +67,9 @@ void write_tunnel(JsonWriter& out, const Link& link, std::string_view state, std
   out.key("congested").boolean(link.tunnel().congested());
   out.key("state").text(state);
   out.key("dialect").text(dialect);
-  out.end();
+  out.key("counts").object();
+  write_counts(out, link.plan());
+  out.end().end();
 }
 
 std::string_view dialect_of(const PortalLink& link) {
