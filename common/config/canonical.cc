@@ -159,6 +159,13 @@ class Canonical {
     if (!inbound.tag.empty()) json_.text("tag", inbound.tag);
     json_.text("listen", inbound.listen.text());
     json_.text("port", ports_text(inbound.ports));
+    if (inbound.accept_proxy_protocol) {
+      json_.open("streamSettings", '{');
+      json_.open("sockopt", '{');
+      json_.boolean("acceptProxyProtocol", true);
+      json_.close('}');
+      json_.close('}');
+    }
     if (const auto* door = std::get_if<DokodemoInbound>(&inbound.protocol)) {
       json_.text("protocol", "dokodemo-door");
       json_.open("settings", '{');
@@ -302,6 +309,7 @@ class Canonical {
     json_.number("tunnels", portal.tunnels);
     json_.text("policy", word_of(portal.policy, kPolicies));
     json_.boolean("allowUnauthenticated", portal.allow_unauthenticated);
+    json_.number("proxyProtocol", portal.proxy_protocol);
     json_.close('}');
   }
 
@@ -315,6 +323,7 @@ class Canonical {
       json_.open(bridge.tag, '{');
       json_.number("minTunnels", bridge.min_tunnels);
       json_.number("maxTunnels", bridge.max_tunnels);
+      json_.number("proxyProtocol", bridge.proxy_protocol);
       json_.close('}');
     }
     json_.close('}');
@@ -330,6 +339,7 @@ class Canonical {
     write_limits(settings.limits);
     write_timers(settings.timers);
     json_.number("maxGenerations", settings.max_generations);
+    json_.strings("trustedProxies", settings.trusted_proxies);
     json_.open("portals", '{');
     for (const auto& portal : config.portals) write_portal_settings(portal);
     json_.close('}');

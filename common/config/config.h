@@ -58,6 +58,7 @@ struct Inbound {
   std::string tag;
   IpAddress listen;  // 0.0.0.0 by default
   std::vector<PortRange> ports;
+  bool accept_proxy_protocol = false;  // a PROXY header comes first, from Settings::trusted_proxies
   std::variant<DokodemoInbound, VmessInbound> protocol;
   /// Which networks its addresses are open for.
   bool listens(Network network) const {
@@ -109,13 +110,15 @@ struct Portal {
   std::uint32_t tunnels = 0;  // wanted per bridge; 0 = what the bridge gives
   PickPolicy policy = PickPolicy::least;
   bool allow_unauthenticated = false;
+  std::uint8_t proxy_protocol = 0;  // version of the PROXY header towards stock bridges, 0: none
 };
 
 struct Bridge {
   std::string tag;
   std::string domain;
   std::uint32_t min_tunnels = 1;
-  std::uint32_t max_tunnels = 0;  // 0 = no limit
+  std::uint32_t max_tunnels = 0;    // 0 = no limit
+  std::uint8_t proxy_protocol = 0;  // version of the PROXY header towards targets, 0: none
 };
 
 /// `policy.levels`, the real defaults (spec/config.md 13).
@@ -158,8 +161,9 @@ struct Settings {
   Limits limits;
   Timers timers;
   std::uint32_t max_generations = 4;
-  std::string runtime_dir;                  // "" = spec/processes.md 11.1
-  std::optional<std::string> admin_socket;  // "" = off; nullopt = in the runtime directory
+  std::vector<std::string> trusted_proxies{"127.0.0.0/8", "::1"};  // addresses and CIDRs
+  std::string runtime_dir;                                         // "" = spec/processes.md 11.1
+  std::optional<std::string> admin_socket;                         // "" = off; nullopt = in the runtime directory
 };
 
 struct Config {

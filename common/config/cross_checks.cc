@@ -170,6 +170,16 @@ void check_ports(const Draft& draft, Report& report) {
   }
 }
 
+/// A header that nobody may send would change nothing, which is not what was written.
+void check_proxies(const Draft& draft) {
+  if (!draft.settings.trusted_proxies.empty()) return;
+  for (const auto& item : draft.inbounds) {
+    if (!item.accept_proxy) continue;
+    item.accept_proxy->refuse("VALUE", "no source may send a PROXY header: ebbgate.trustedProxies is empty",
+                              "list the addresses of the proxies there, or remove acceptProxyProtocol");
+  }
+}
+
 }  // namespace
 
 void cross_check(const Draft& draft, Report& report, Depth depth) {
@@ -186,6 +196,7 @@ void cross_check(const Draft& draft, Report& report, Depth depth) {
   }
   check_tags(draft, report);
   check_ports(draft, report);
+  check_proxies(draft);
   if (depth == Depth::reach) check_reach(draft, report);
 }
 

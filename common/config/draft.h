@@ -19,8 +19,9 @@ struct InboundDraft {
   Value self;
   std::optional<Value> tag;
   std::optional<Value> port;
-  bool usable = false;      // the protocol was read without a refusal
-  bool any_target = false;  // sniffing or followRedirect, refused elsewhere, would decide the target
+  std::optional<Value> accept_proxy;  // where it is switched on
+  bool usable = false;                // the protocol was read without a refusal
+  bool any_target = false;            // sniffing or followRedirect, refused elsewhere, would decide the target
 };
 
 enum class Leads : std::uint8_t { direct, proxy, nowhere };  // what an outbound does with a connection
@@ -78,7 +79,8 @@ void read_ebbgate(const Value& section, Draft& draft);
 
 /// Parts of inbounds and outbounds.
 enum class Side : std::uint8_t { inbound, outbound };
-void read_stream(const Value& section, Side side);
+/// An inbound's acceptProxyProtocol, where it is switched on.
+std::optional<Value> read_stream(const Value& section, Side side);
 /// True when it is enabled.
 bool read_sniffing(const Value& section);
 /// Where it is switched on, with the section's path; nothing when it is off.

@@ -1,12 +1,14 @@
 // The `ebbgate` object. spec/config.md 20.
 #include "common/config/draft.h"
 #include "common/config/text.h"
+#include "common/routing/matcher.h"
 
 namespace ebb::config {
 namespace {
 
 constexpr std::uint32_t kMostWorkers = 1024;
 constexpr std::uint32_t kMostTunnels = 65535;
+constexpr std::size_t kMostProxies = 1000;
 
 void read_count_or_auto(Fields& fields, std::string_view key, std::uint32_t& into) {
   const auto value = fields.find(key);
@@ -81,10 +83,21 @@ void read_word(Fields& fields, std::string_view key, const std::pair<std::string
   value->refuse("VALUE", "unknown value " + quoted(*word), "use one of: " + allowed);
 }
 
-void refuse_proxy_protocol(Fields& fields) {
-  if (const auto version = fields.number<std::uint8_t>("proxyProtocol", 0, 2); version && *version != 0) {
-    fields.find("proxyProtocol")->refuse("UNSUPPORTED", "proxyProtocol is not built yet");
+void read_trusted_proxies(const Value& value, std::vector<std::string>& into) {
+  const auto list = read_string_list(value);
+  if (!list) return;
+  if (list->items.size() > kMostProxies) return value.refuse("VALUE", "more than 1000 entries", "use CIDRs");
+  for (std::size_t i = 0; i < list->items.size(); ++i) {
+    const auto& item = list->items[i];
+    if (const auto checked = routing::check_ip_pattern(item); !checked) {
+      list->places[i].refuse(routing::uses_geo_file(item) ? "UNSUPPORTED" : "VALUE", checked.error().what,
+                             "write addresses or CIDRs, like \"192.0.2.7\" or \"10.0.0.0/8\"");
+    } else if (item.ends_with("/0")) {
+      list->places[i].warn("VALUE", quoted(item) + " lets everybody claim any client address",
+                           "list only the proxies in front of this machine");
+    }
   }
+  into = list->items;
 }
 
 void read_portal(const Value& value, Portal& portal) {
@@ -99,7 +112,7 @@ void read_portal(const Value& value, Portal& portal) {
   read_word(fields, "policy", kPolicies, portal.policy);
   read_number<std::uint32_t>(fields, "tunnels", 0, kMostTunnels, portal.tunnels);
   if (const auto allow = fields.boolean("allowUnauthenticated")) portal.allow_unauthenticated = *allow;
-  refuse_proxy_protocol(fields);
+  read_number<std::uint8_t>(fields, "proxyProtocol", 0, 2, portal.proxy_protocol);
 }
 
 void read_bridge(const Value& value, Bridge& bridge) {
@@ -109,7 +122,7 @@ void read_bridge(const Value& value, Bridge& bridge) {
   if (bridge.max_tunnels != 0 && bridge.max_tunnels < bridge.min_tunnels) {
     value.refuse("VALUE", "maxTunnels is below minTunnels");
   }
-  refuse_proxy_protocol(fields);
+  read_number<std::uint8_t>(fields, "proxyProtocol", 0, 2, bridge.proxy_protocol);
   fields.unsupported("allowTargets", "allowTargets is not built yet", "use routing rules");
 }
 
@@ -156,6 +169,7 @@ void read_ebbgate(const Value& section, Draft& draft) {
   if (const auto limits = fields.find("limits")) read_limits(*limits, settings.limits);
   if (const auto timers = fields.find("timers")) read_timers(*timers, settings.timers);
   read_number<std::uint32_t>(fields, "maxGenerations", 2, 1000, settings.max_generations);
+  if (const auto proxies = fields.find("trustedProxies")) read_trusted_proxies(*proxies, settings.trusted_proxies);
   read_ends(fields, "portals", "portal", draft.portals, read_portal);
   read_ends(fields, "bridges", "bridge", draft.bridges, read_bridge);
   settings.runtime_dir = fields.string("runtimeDir").value_or("");

@@ -168,7 +168,7 @@ void read_protocol(Fields& fields, InboundDraft& draft) {
 }  // namespace
 
 void read_inbound(const Value& element, const std::optional<Value>& legacy_port, Draft& draft) {
-  InboundDraft& out = draft.inbounds.emplace_back(InboundDraft{{}, element, {}, {}, false});
+  InboundDraft& out = draft.inbounds.emplace_back(InboundDraft{{}, element, {}, {}, {}, false});
   Fields fields(element, "an inbound object");
   if (!fields.valid()) return;
   out.tag = fields.find("tag");
@@ -188,7 +188,8 @@ void read_inbound(const Value& element, const std::optional<Value>& legacy_port,
                             "note that settings.port is the destination, not the listening port");
   }
   read_protocol(fields, out);
-  if (const auto stream = fields.find("streamSettings")) read_stream(*stream, Side::inbound);
+  if (const auto stream = fields.find("streamSettings")) out.accept_proxy = read_stream(*stream, Side::inbound);
+  out.inbound.accept_proxy_protocol = out.accept_proxy.has_value();
   const auto sniffing = fields.find("sniffing");
   if (sniffing && read_sniffing(*sniffing)) out.any_target = true;
   if (const auto override_list = fields.find("domainOverride")) {

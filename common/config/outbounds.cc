@@ -92,7 +92,9 @@ void read_freedom(const Value& settings, OutboundDraft& draft) {
   fields.no_effect({"timeout"}, "has no effect; use policy connIdle");
   fields.no_effect({"fragment", "noises", "ipsBlocked"});
   if (const auto version = fields.number<std::uint8_t>("proxyProtocol", 0, 2); version && *version != 0) {
-    fields.find("proxyProtocol")->refuse("UNSUPPORTED", "proxyProtocol is not built yet");
+    fields.find("proxyProtocol")
+        ->refuse("UNSUPPORTED", "freedom's proxyProtocol is not built yet",
+                 "for streams out of a bridge use ebbgate.bridges.TAG.proxyProtocol");
   }
   fields.unsupported("finalRules", "finalRules is not supported");
   draft.outbound.protocol = std::move(out);

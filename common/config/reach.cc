@@ -108,7 +108,8 @@ Source Reach::own_connection(std::size_t bridge) const {
 }
 
 Source Reach::delivered(std::size_t bridge) const {
-  return {draft_.bridges[bridge].value.tag, std::nullopt, true, false, nullptr, false, bridge};
+  // A portal of our own tells the visitor's address; a stock one does not.
+  return {draft_.bridges[bridge].value.tag, std::nullopt, true, true, nullptr, false, bridge};
 }
 
 Source Reach::registration(std::size_t index, std::size_t portal) const {

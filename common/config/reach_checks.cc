@@ -293,6 +293,7 @@ class ReachChecks {
 
   void check_rule(std::size_t index, const Fate& fate) {
     if (!fate.possible) return check_impossible(index);
+    check_told_source(index);
     if (fate.open || shadowed_.contains(index)) return;
     const End end = reach_.end_of_rule(index);
     const bool serious = end.kind == End::Kind::portal || for_tunnel(index);
@@ -321,6 +322,23 @@ class ReachChecks {
       return;
     }
     report_.warn("RULE_NEVER_MATCHES", rule.self.place(), "no connection can meet all conditions of this rule");
+  }
+
+  /// Stock portals do not tell a bridge who the visitor is.
+  void check_told_source(std::size_t index) {
+    const RuleDraft& rule = draft_.rules[index];
+    const auto& place = rule.source_field ? rule.source_field : rule.source_port_field;
+    if (!place) return;
+    bool told = false;
+    for (const Source& source : sources_) {
+      if (reach_.judge(index, source) == Verdict::impossible) continue;
+      if (!source.delivered) return;
+      told = true;
+    }
+    if (!told) return;
+    report_.note(Severity::info, "COMPAT", place->place(),
+                 "the visitor's address is known behind a bridge only when its portal is an ebbgate too",
+                 "with any other portal this rule never matches");
   }
 
   /// A rule meant to bring a bridge up.

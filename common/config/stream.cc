@@ -57,21 +57,32 @@ void read_security(const Value& value) {
   }
 }
 
-void read_tcp_settings(const Value& value) {
+/// Where it is switched on. Stock programs ignore it on an outbound.
+std::optional<Value> read_accept_proxy(Fields& fields, Side side) {
+  if (!fields.boolean("acceptProxyProtocol").value_or(false)) return std::nullopt;
+  const auto value = fields.find("acceptProxyProtocol");
+  if (side == Side::inbound) return value;
+  value->warn("INEFFECTIVE", "\"acceptProxyProtocol\" has no effect on an outbound",
+              "to write a header use ebbgate.portals.TAG.proxyProtocol or ebbgate.bridges.TAG.proxyProtocol");
+  return std::nullopt;
+}
+
+std::optional<Value> read_tcp_settings(const Value& value, Side side) {
   Fields fields(value);
-  fields.unsupported_flag("acceptProxyProtocol", "the PROXY protocol is not built yet");
+  const auto accept_proxy = read_accept_proxy(fields, side);
   const auto header = fields.find("header");
-  if (!header) return;
+  if (!header) return accept_proxy;
   Fields inner(*header);
   inner.known({"request", "response"});
   const auto type = inner.find("type");
   const auto word = type ? type->string() : std::nullopt;
-  if (!word || word->empty() || same_word(*word, "none")) return;
+  if (!word || word->empty() || same_word(*word, "none")) return accept_proxy;
   type->refuse(same_word(*word, "http") ? "UNSUPPORTED" : "VALUE", "tcp header " + quoted(*word) + " is not supported",
                "write \"none\"");
+  return accept_proxy;
 }
 
-void read_sockopt(const Value& value) {
+std::optional<Value> read_sockopt(const Value& value, Side side) {
   Fields fields(value);
   if (fields.number<std::int32_t>("mark")) fields.unsupported("mark", "sockopt.mark is not built yet");
   if (const auto tproxy = fields.find("tproxy")) {
@@ -83,7 +94,7 @@ void read_sockopt(const Value& value) {
   if (const auto strategy = fields.string("domainStrategy"); strategy && !same_word(*strategy, "AsIs")) {
     fields.unsupported("domainStrategy", "sockopt.domainStrategy is not built yet", "write \"AsIs\"");
   }
-  fields.unsupported_flag("acceptProxyProtocol", "the PROXY protocol is not built yet");
+  const auto accept_proxy = read_accept_proxy(fields, side);
   fields.unsupported_text("dialerProxy", "sockopt.dialerProxy (one outbound through another) is not built yet");
   fields.unsupported_text("bindToDevice", "sockopt.bindToDevice is not built yet");
   fields.unsupported_text("interface", "sockopt.interface is not built yet");
@@ -93,22 +104,28 @@ void read_sockopt(const Value& value) {
   fields.no_effect({"tcpFastOpen", "tcpKeepAliveInterval", "tcpKeepAliveIdle", "tcpUserTimeout", "tcpCongestion",
                     "tcpWindowClamp", "tcpMaxSeg", "tcpMptcp", "mptcp", "rxBufSize", "txBufSize", "happyEyeballs",
                     "penetrate", "trustedXForwardedFor"});
+  return accept_proxy;
 }
 
 }  // namespace
 
-void read_stream(const Value& section, Side side) {
+std::optional<Value> read_stream(const Value& section, Side side) {
+  std::optional<Value> accept_proxy;
   Fields fields(section);
-  if (!fields.valid()) return;
+  if (!fields.valid()) return accept_proxy;
   if (const auto network = fields.find_any({"network", "method"})) read_network(*network);
   if (const auto security = fields.find("security")) read_security(*security);
   // Blocks of transports and security that are not chosen do nothing; a chosen one was refused above.
   fields.known({"tlsSettings", "kcpSettings", "wsSettings", "httpSettings", "dsSettings", "quicSettings",
                 "grpcSettings", "gunSettings", "httpupgradeSettings", "xhttpSettings", "splithttpSettings",
                 "hysteriaSettings"});
-  if (const auto tcp = fields.find("tcpSettings")) read_tcp_settings(*tcp);
-  if (const auto raw = fields.find("rawSettings")) read_tcp_settings(*raw);
-  if (const auto sockopt = fields.find("sockopt")) read_sockopt(*sockopt);
+  // Asked for in any of its places it is on: which one wins elsewhere depends on program and version.
+  const auto asked = [&accept_proxy](std::optional<Value> where) {
+    if (where) accept_proxy = std::move(where);
+  };
+  if (const auto tcp = fields.find("tcpSettings")) asked(read_tcp_settings(*tcp, side));
+  if (const auto raw = fields.find("rawSettings")) asked(read_tcp_settings(*raw, side));
+  if (const auto sockopt = fields.find("sockopt")) asked(read_sockopt(*sockopt, side));
   for (const auto key : {"xtlsSettings", "realitySettings", "finalmask"}) {
     fields.unsupported(key, quoted(key) + " is not supported", "remove it");
   }
@@ -116,6 +133,7 @@ void read_stream(const Value& section, Side side) {
     fields.unsupported("address", "streamSettings.address is not supported");
     fields.unsupported("port", "streamSettings.port is not supported");
   }
+  return accept_proxy;
 }
 
 bool read_sniffing(const Value& section) {

@@ -97,8 +97,11 @@ Result<> Edge::open_inbounds() {
   const bool source_matters = std::ranges::any_of(
       config_.rules, [](const auto& rule) { return rule.sources.has_value() || rule.source_ports.has_value(); });
   const auto& policy = config_.level(0);
-  const Duration limit =
+  const Duration limit = handshake_limit_ =
       std::min<Duration>(policy.handshake, config_.settings.timers.handshake.value_or(policy.handshake));
+  auto proxies = routing::IpMatcher::compile(config_.settings.trusted_proxies);
+  if (!proxies) return std::unexpected(std::move(proxies.error()).in("ebbgate > trustedProxies"));
+  trusted_proxies_ = std::move(*proxies);
   const inbound::DoorKit kit{replays_ ? &*replays_ : nullptr, random_, limit, unix_now};
   inbounds_.reserve(config_.inbounds.size());
   for (const auto& settings : config_.inbounds) {
@@ -184,7 +187,7 @@ bool Edge::wanted(std::size_t inbound) {
   const std::uint32_t spare = spare_fds();
   short_of_fds_ = spare < (short_of_fds_ ? 2 * kReserve : kReserve);
   const bool room =
-      connections() < max_connections_ && !short_of_fds_ && (!inbounds_[inbound].door || room_for_handshake());
+      connections() < max_connections_ && !short_of_fds_ && (!inbounds_[inbound].converses() || room_for_handshake());
   if (!room) look_again_soon();
   return room;
 }

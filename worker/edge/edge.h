@@ -1,6 +1,7 @@
 // Everything the connections of one worker share, and the ways a connection goes: session.cc tells the story.
 #pragma once
 
+#include <chrono>
 #include <list>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include "common/config/people.h"
 #include "common/crypto/random.h"
 #include "common/net/uv_loop.h"
+#include "common/routing/matcher.h"
 #include "common/routing/router.h"
 #include "ipc/replay_table.h"
 #include "worker/edge/handoff.h"
@@ -33,6 +35,8 @@ struct Inbound {
   std::optional<Target> fixed;           // where everybody goes
   std::optional<routing::Decision> way;  // and what routing says of that, when the visitor does not matter
   std::unique_ptr<inbound::Door> door;   // else: who asks them
+  /// Its clients have something to say before it is known where they go: some of them, at least.
+  bool converses() const { return door != nullptr || settings->accept_proxy_protocol; }
   bool may_lead_to_portal = false;
 
   const config::User* user(std::optional<std::size_t> index_of_user) const;
@@ -42,12 +46,31 @@ struct Inbound {
 /// Who asks for what. What routing and the logs look at.
 struct Request {
   const Inbound* inbound = nullptr;
-  Endpoint source;
+  Endpoint source;                // as a proxy in front told it, else the socket's peer
+  std::optional<Endpoint> local;  // where the visitor arrived, as that proxy told it; else the socket's own address
   TimePoint accepted{};
   std::uint32_t conn = 0;  // number in the logs
   Target target;
   std::optional<std::size_t> user;  // index in the inbound's list
   bool mux = false;                 // the streams inside say where to
+};
+
+/// Warnings that strangers can cause: one a second is said, the others are counted.
+class Sparingly {
+ public:
+  /// How many were kept quiet since the last one that was said; nullopt: this one is to be kept quiet.
+  std::optional<std::uint64_t> say(TimePoint now) {
+    if (now < next_) {
+      ++quiet_;
+      return std::nullopt;
+    }
+    next_ = now + std::chrono::seconds(1);
+    return std::exchange(quiet_, 0);
+  }
+
+ private:
+  TimePoint next_{};
+  std::uint64_t quiet_ = 0;
 };
 
 /// A user of an inbound: both indices.
@@ -65,7 +88,8 @@ class Edge {
  public:
   struct Counts {
     std::uint64_t accepted = 0;
-    std::uint64_t handshakes_failed = 0;
+    std::uint64_t handshakes_failed = 0;  // the next one included
+    std::uint64_t proxy_headers_refused = 0;
     std::uint64_t offered = 0;
     std::uint64_t taken = 0;
     std::uint64_t offers_failed = 0;
@@ -138,6 +162,8 @@ class Edge {
   flow::Flows flows_;
   outbound::Outbounds outbounds_;
   std::vector<Inbound> inbounds_;
+  routing::IpMatcher trusted_proxies_;
+  Duration handshake_limit_{};
   Handoff handoff_;
   Listeners listeners_;
   std::list<std::unique_ptr<Session>> sessions_;  // unfinished handshakes, oldest first
@@ -151,8 +177,8 @@ class Edge {
   bool started_ = false;
   std::optional<TimePoint> drain_spread_end_;  // draining: idle connections are gone by then
   bool short_of_fds_ = false;
-  TimePoint next_refusal_warning_{};  // refused visitors: one warning a second, the others are counted
-  std::uint64_t refused_quietly_ = 0;
+  Sparingly refusals_;        // of visitors whom the broker did not take
+  Sparingly proxy_refusals_;  // of trusted proxies that sent no good header
   net::Timer tick_;
   net::Timer look_again_;
   net::Deferred sweep_;

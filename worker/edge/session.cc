@@ -1,20 +1,16 @@
 // The whole life of a connection in a worker:
 //
-//   on_accepted -> live: handshake (none for dokodemo-door) -> serve: route
+//   on_accepted -> live: PROXY header, handshake (none for dokodemo-door) -> serve: route
 //                    -> offer: to the broker, as the visitor or the tunnel of a portal
 //                    -> relay: through an outbound, here
 //                    -> MuxServer: its streams are served one by one
 #include "worker/edge/session.h"
 
-#include <netinet/in.h>
-#include <sys/socket.h>
-
-#include <algorithm>
-#include <cstring>
-
 #include "common/net/linger.h"
 #include "ipc/state_blob.h"
 #include "worker/edge/mux_server.h"
+#include "worker/edge/record.h"
+#include "worker/inbound/proxy_header.h"
 #include "worker/protocols/table.h"
 #include "worker/relay/socket_side.h"
 
@@ -22,38 +18,7 @@ namespace ebb::edge {
 namespace {
 
 constexpr auto kDeadAfter = std::chrono::seconds(30);
-
-void put_address(const IpAddress& ip, std::array<std::uint8_t, 16>& out) {
-  if (ip.v6) {
-    out = ip.bytes;
-    return;
-  }
-  out = {};
-  out[10] = out[11] = 0xff;  // IPv4 mapped
-  std::copy_n(ip.bytes.begin(), 4, out.begin() + 12);
-}
-
-ipc::OfferRecord record_of(const Request& request, int fd) {
-  ipc::OfferRecord out;
-  out.accepted_ns = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(request.accepted.time_since_epoch()).count());
-  socklen_t length = sizeof out.cookie;
-  ::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &out.cookie, &length);
-  out.inbound = static_cast<std::uint16_t>(request.inbound->index);
-  if (request.user) out.user = static_cast<std::uint32_t>(*request.user);
-  out.family = static_cast<std::uint8_t>(request.source.ip.v6 ? AF_INET6 : AF_INET);
-  put_address(request.source.ip, out.peer);
-  out.peer_port = request.source.port;
-  sockaddr_storage storage{};
-  length = sizeof storage;
-  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length) == 0) {
-    if (const auto local = endpoint_from(reinterpret_cast<sockaddr*>(&storage))) {
-      put_address(local->ip, out.local);
-      out.local_port = local->port;
-    }
-  }
-  return out;
-}
+constexpr std::size_t kMaxBehindHeader = 4096;  // of a PROXY header and what is read with it
 
 /// What has to travel with a connection that was read from. nullopt: it cannot travel.
 std::optional<Bytes> blob_of(const Request& request, const Client& client) {
@@ -84,8 +49,10 @@ void Edge::on_accepted(Accepted accepted) {
   request.source = accepted.source;
   request.accepted = loop_.now();
   request.conn = ++last_conn_;
-  if (request.inbound->fixed) {
-    request.target = *request.inbound->fixed;
+  const bool from_proxy =
+      request.inbound->settings->accept_proxy_protocol && trusted_proxies_.matches(request.source.ip);
+  if (request.inbound->fixed) request.target = *request.inbound->fixed;
+  if (request.inbound->fixed && !from_proxy) {
     return serve(request, {std::move(accepted.socket), nullptr, {}, {}});
   }
   if (sessions_.size() >= config_.settings.limits.max_handshakes && !sessions_.empty()) {
@@ -93,32 +60,62 @@ void Edge::on_accepted(Accepted accepted) {
   }
   net::tune_socket(accepted.socket.get(), kDeadAfter);
   auto stream = std::make_unique<net::TcpStream>(loop_, std::move(accepted.socket));
-  sessions_.push_back(std::make_unique<Session>(*this, std::move(request), std::move(stream)));
+  sessions_.push_back(std::make_unique<Session>(*this, std::move(request), std::move(stream), from_proxy));
   Session& session = *sessions_.back();
   session.place_ = std::prev(sessions_.end());
   session.start();
 }
 
-Session::Session(Edge& edge, Request request, std::unique_ptr<net::Stream> stream)
+Session::Session(Edge& edge, Request request, std::unique_ptr<net::Stream> stream, bool from_proxy)
     : edge_(edge),
       request_(std::move(request)),
-      client_(std::move(stream), request_.inbound->door->max_unread()),
+      from_proxy_(from_proxy),
+      client_(std::move(stream), request_.inbound->door ? request_.inbound->door->max_unread() : kMaxBehindHeader),
       life_(live()) {}
 
 net::Task<bool> Session::live() {
-  auto greeted = co_await request_.inbound->door->greet(client_);
+  auto known = co_await learn_client();
   edge_.session_ended(*this);  // off the list of handshakes; destroyed at the end of the wake-up
-  if (!greeted) {
-    failed(greeted.error());
+  if (!known) {
+    failed(known.error());
     co_return false;
   }
+  Client client = rest_of_client();
+  client.layers = std::move(layers_);
+  edge_.serve(request_, std::move(client));
+  co_return true;
+}
+
+/// Everything that `request_` has to say.
+net::Task<Result<>> Session::learn_client() {
+  if (from_proxy_) {
+    auto told = co_await inbound::accept_proxy_header(client_, edge_.handshake_limit_);
+    if (!told) {
+      refuse_proxy(told.error());
+      co_return std::unexpected(std::move(told.error()));
+    }
+    request_.source = told->source.value_or(request_.source);
+    request_.local = told->local;
+  }
+  const auto& door = request_.inbound->door;
+  if (!door) co_return Result<>();  // the target is in the configuration
+  auto greeted = co_await door->greet(client_);
+  if (!greeted) co_return std::unexpected(std::move(greeted.error()));
   request_.target = std::move(greeted->target);
   request_.user = greeted->user;
   request_.mux = greeted->mux;
-  Client client = rest_of_client();
-  client.layers = std::move(greeted->layers);
-  edge_.serve(request_, std::move(client));
-  co_return true;
+  layers_ = std::move(greeted->layers);
+  co_return Result<>();
+}
+
+/// The proxy's own address is all there is to say: whom he speaks for is not known.
+void Session::refuse_proxy(const Error& why) {
+  ++edge_.counts_.proxy_headers_refused;
+  if (const auto others = edge_.proxy_refusals_.say(edge_.loop_.now())) {
+    log_event(log::Level::warning, "edge", "trusted proxy sent no good PROXY header",
+              kv("tag", request_.inbound->settings->tag), kv("peer", request_.source), kv("reason", why),
+              kv("others", *others));
+  }
 }
 
 Client Session::rest_of_client() {
@@ -129,7 +126,8 @@ Client Session::rest_of_client() {
 void Session::failed(const Error& why) {
   ++edge_.counts_.handshakes_failed;
   const bool refused = why.code == Errc::auth;
-  const std::string protocol(request_.inbound->door->name());
+  const auto& door = request_.inbound->door;
+  const std::string protocol(door ? door->name() : std::string_view("dokodemo"));
   log_event(refused ? log::Level::info : log::Level::debug, "inbound/" + protocol, "handshake failed",
             kv("conn", request_.conn), kv("peer", request_.source), kv("reason", why));
   if (refused) {
@@ -202,19 +200,26 @@ void Edge::offer(const Request& request, Client client, std::size_t portal_index
   }
   Bytes blob;
   ipc::OfferClass klass = ipc::OfferClass::raw;
-  if (client.stream != nullptr) {
+  if (!client.layers.empty()) {
     auto made = blob_of(request, client);
     if (!made) return refuse(request, std::move(client), log::Level::error, "its state is too large to be handed over");
     blob = std::move(*made);
     klass = ipc::OfferClass::state;
-    client.socket = client.stream->release();
+  } else if (!client.unread.empty()) {  // behind a PROXY header
+    ipc::BlobWriter behind;
+    if (!behind.add(ipc::Tlv::unread_plain, client.unread)) {
+      return refuse(request, std::move(client), log::Level::error, "its first bytes are too many to be handed over");
+    }
+    blob = behind.take();
+    klass = ipc::OfferClass::state;
   }
+  if (client.stream != nullptr) client.socket = client.stream->release();
   ipc::OfferRecord record = record_of(request, client.socket.get());
   record.portal = static_cast<std::uint16_t>(portal_index);
   record.klass = klass;
   record.network = static_cast<std::uint8_t>(request.target.network);
   record.role = registers ? ipc::OfferRole::tunnel : ipc::OfferRole::visitor;
-  if (klass == ipc::OfferClass::state) record.flags |= ipc::offer_flags::nodelay;
+  if (client.stream != nullptr) record.flags |= ipc::offer_flags::nodelay;
   ++counts_.offered;
   if (!handoff_.offer(record, client.socket, blob)) {
     refuse(request, std::move(client), log::Level::warning, "it cannot be offered to the broker");
@@ -235,13 +240,9 @@ void Edge::on_offer_ended(const ipc::OfferRecord& record, ipc::OfferOutcome outc
   const auto& tag = config_.portals[record.portal].tag;
   if (record.role == ipc::OfferRole::tunnel) {
     log_event(log::Level::warning, "edge", "tunnel was refused", kv("tag", tag), kv("reason", why));
-  } else if (loop_.now() < next_refusal_warning_) {
-    ++refused_quietly_;
-  } else {
+  } else if (const auto others = refusals_.say(loop_.now())) {
     log_event(log::Level::warning, "edge", "visitor was refused", kv("tag", tag), kv("reason", why),
-              kv("others", refused_quietly_));
-    next_refusal_warning_ = loop_.now() + std::chrono::seconds(1);
-    refused_quietly_ = 0;
+              kv("others", *others));
   }
   if (fd) net::linger_close(std::make_unique<net::TcpStream>(loop_, std::move(fd)));
 }

@@ -14,7 +14,8 @@ bool may_register(const config::Inbound& inbound, const Endpoint& source, const 
 
 class Session {
  public:
-  Session(Edge& edge, Request request, std::unique_ptr<net::Stream> stream);
+  /// `from_proxy`: a PROXY header comes first.
+  Session(Edge& edge, Request request, std::unique_ptr<net::Stream> stream, bool from_proxy);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -25,12 +26,16 @@ class Session {
  private:
   friend class Edge;
   net::Task<bool> live();
+  net::Task<Result<>> learn_client();
+  void refuse_proxy(const Error& why);
   Client rest_of_client();
   void failed(const Error& why);
 
   Edge& edge_;
   Request request_;
+  const bool from_proxy_;
   net::Conversation client_;
+  layers::Stack layers_;  // of a client who was asked
   net::Task<bool> life_;  // behind what it uses
   std::list<std::unique_ptr<Session>>::iterator place_;
 };

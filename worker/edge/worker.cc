@@ -180,6 +180,7 @@ std::string Worker::on_query(std::string_view request) {
   return "{\"connections\":" + std::to_string(edge_->connections()) +
          ",\"counts\":{\"accepted\":" + std::to_string(counts.accepted) +
          ",\"handshakes_failed\":" + std::to_string(counts.handshakes_failed) +
+         ",\"proxy_headers_refused\":" + std::to_string(counts.proxy_headers_refused) +
          ",\"offered\":" + std::to_string(counts.offered) + ",\"taken\":" + std::to_string(counts.taken) +
          ",\"offers_failed\":" + std::to_string(counts.offers_failed) +
          ",\"unacked\":" + std::to_string(edge_->handoff().unacked()) + "}}";

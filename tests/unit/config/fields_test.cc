@@ -18,8 +18,8 @@ const std::string kEverything = R"({
   "inbounds": [
     {"tag": "door", "listen": "127.0.0.1", "port": "21080-21081", "protocol": "dokodemo-door",
      "settings": {"address": "10.0.0.1", "port": 80, "network": "tcp", "userLevel": 1, "followRedirect": false},
-     "streamSettings": {"network": "tcp", "security": "none", "tcpSettings": {"header": {"type": "none"}, "acceptProxyProtocol": false},
-                        "sockopt": {"tproxy": "off", "domainStrategy": "AsIs"}},
+     "streamSettings": {"network": "tcp", "security": "none", "tcpSettings": {"header": {"type": "none"}, "acceptProxyProtocol": true},
+                        "sockopt": {"tproxy": "off", "domainStrategy": "AsIs", "acceptProxyProtocol": false}},
      "sniffing": {"enabled": false, "destOverride": ["http"], "metadataOnly": false, "routeOnly": false,
                   "domainsExcluded": ["x.test"], "ipsExcluded": ["10.0.0.0/8"]},
      "allocate": {"strategy": "always"}},
@@ -50,9 +50,9 @@ const std::string kEverything = R"({
     "timers": {"handshake": "5s", "tunnelWait": 0, "halfCloseHold": "1m", "stall": 1.5, "udpIdle": "60s", "probation": "1s",
                "ready": "1s", "hardStopAfter": "1h", "drainSpread": "1s", "brokerMove": "1s", "respawnBackoff": "0s",
                "stopGrace": "250ms"},
-    "maxGenerations": 3,
-    "portals": {"p": {"dialect": "xray", "tunnels": 2, "policy": "hash", "allowUnauthenticated": true, "proxyProtocol": 0}},
-    "bridges": {"b": {"minTunnels": 2, "maxTunnels": 4, "proxyProtocol": 0}},
+    "maxGenerations": 3, "trustedProxies": ["192.0.2.7", "10.0.0.0/8"],
+    "portals": {"p": {"dialect": "xray", "tunnels": 2, "policy": "hash", "allowUnauthenticated": true, "proxyProtocol": 1}},
+    "bridges": {"b": {"minTunnels": 2, "maxTunnels": 4, "proxyProtocol": 2}},
     "runtimeDir": "/run/x", "admin": {"socket": ""}, "user": "", "group": "", "log": {"format": "json"}}
 })";
 
@@ -104,7 +104,7 @@ bool takes(const std::string& path, Kind kind) {
     return false;
   };
   const bool list = ends({"inboundTag", "domain", "domains", "ip", "source", "user", "network", "destOverride",
-                          "domainsExcluded", "ipsExcluded"}) &&
+                          "domainsExcluded", "ipsExcluded", "trustedProxies"}) &&
                     path.find("reverse") == std::string::npos && path.find("streamSettings") == std::string::npos &&
                     path != "$.ebbgate.user";
   if (list) return kind == Kind::string || kind == Kind::array;
@@ -132,6 +132,11 @@ TEST(Fields, EverythingLoads) {
   EXPECT_EQ(loaded.config->portals[0].policy, PickPolicy::hash);
   EXPECT_EQ(loaded.config->bridges[0].max_tunnels, 4u);
   EXPECT_TRUE(loaded.config->log.json);
+  EXPECT_TRUE(loaded.config->inbounds[0].accept_proxy_protocol);
+  EXPECT_FALSE(loaded.config->inbounds[1].accept_proxy_protocol);
+  EXPECT_EQ(settings.trusted_proxies, (std::vector<std::string>{"192.0.2.7", "10.0.0.0/8"}));
+  EXPECT_EQ(loaded.config->portals[0].proxy_protocol, 1);
+  EXPECT_EQ(loaded.config->bridges[0].proxy_protocol, 2);
 }
 
 TEST(Fields, WhatHasNoEffectYetIsSaidOrRefused) {

@@ -207,5 +207,64 @@ TEST(Ebbgate, DanglingTagsAndWrongWords) {
   EXPECT_TRUE(has(loaded, "VALUE", "$.ebbgate.workers"));
 }
 
+TEST(ProxyProtocol, SwitchedOnInAnyOfItsPlaces) {
+  const auto with = [](const std::string& stream, const std::string& ebbgate = "{}") {
+    return load_text(R"({"inbounds": [{"port": 2001, "protocol": "dokodemo-door",
+      "settings": {"address": "10.0.0.1", "port": 80}, "streamSettings": )" +
+                     stream + R"(}], "ebbgate": )" + ebbgate + "}");
+  };
+  for (const auto* on :
+       {R"({"tcpSettings": {"acceptProxyProtocol": true}})", R"({"rawSettings": {"acceptProxyProtocol": true}})",
+        R"({"sockopt": {"acceptProxyProtocol": true}})",
+        R"({"tcpSettings": {"acceptProxyProtocol": false}, "sockopt": {"acceptProxyProtocol": true}})"}) {
+    const auto loaded = with(on);
+    ASSERT_TRUE(loaded.config) << all_text(loaded);
+    EXPECT_TRUE(loaded.config->inbounds[0].accept_proxy_protocol) << on;
+    EXPECT_EQ(loaded.config->settings.trusted_proxies, (std::vector<std::string>{"127.0.0.0/8", "::1"}));
+    expect_canonical_round_trip(*loaded.config);
+  }
+  EXPECT_FALSE(with("{}").config->inbounds[0].accept_proxy_protocol);
+  const auto nobody = with(R"({"sockopt": {"acceptProxyProtocol": true}})", R"({"trustedProxies": []})");
+  EXPECT_TRUE(has(nobody, "VALUE", "$.inbounds[0].streamSettings.sockopt.acceptProxyProtocol")) << all_text(nobody);
+  EXPECT_FALSE(nobody.config);
+  const auto unused = with("{}", R"({"trustedProxies": []})");
+  ASSERT_TRUE(unused.config) << all_text(unused);
+  expect_canonical_round_trip(*unused.config);
+  const auto outbound = load_text(
+      R"({"outbounds": [{"protocol": "freedom", "streamSettings": {"sockopt": {"acceptProxyProtocol": true}}}]})");
+  EXPECT_TRUE(outbound.config);
+  EXPECT_TRUE(has(outbound, "INEFFECTIVE", "$.outbounds[0].streamSettings.sockopt.acceptProxyProtocol"));
+}
+
+TEST(ProxyProtocol, TrustedProxiesAreAddresses) {
+  const auto with = [](const std::string& list) {
+    return load_text(R"({"ebbgate": {"trustedProxies": )" + list + "}}");
+  };
+  EXPECT_TRUE(has(with(R"(["proxy.test"])"), "VALUE", "$.ebbgate.trustedProxies[0]"));
+  EXPECT_TRUE(has(with(R"(["::1", "10.0.0.0/33"])"), "VALUE", "$.ebbgate.trustedProxies[1]"));
+  EXPECT_TRUE(has(with(R"(["geoip:private"])"), "UNSUPPORTED", "$.ebbgate.trustedProxies[0]"));
+  const auto everybody = with(R"(["0.0.0.0/0"])");
+  EXPECT_TRUE(has(everybody, "VALUE", "$.ebbgate.trustedProxies[0]"));
+  EXPECT_TRUE(everybody.config);
+}
+
+TEST(ProxyProtocol, VersionsOfPortalsAndBridges) {
+  const auto with = [](const std::string& version) {
+    return load_text(
+        R"({"reverse": {"portals": [{"tag": "p", "domain": "p.test"}], "bridges": [{"tag": "b", "domain": "b.test"}]},
+      "outbounds": [{"protocol": "freedom"}], "ebbgate": {"portals": {"p": {"proxyProtocol": )" +
+        version + R"(}}, "bridges": {"b": {"proxyProtocol": )" + version + "}}}}");
+  };
+  for (const int version : {0, 1, 2}) {
+    const auto loaded = with(std::to_string(version));
+    ASSERT_TRUE(loaded.config) << all_text(loaded);
+    EXPECT_EQ(loaded.config->portals[0].proxy_protocol, version);
+    EXPECT_EQ(loaded.config->bridges[0].proxy_protocol, version);
+    expect_canonical_round_trip(*loaded.config);
+  }
+  EXPECT_TRUE(has(with("3"), "VALUE", "$.ebbgate.portals.p.proxyProtocol"));
+  EXPECT_TRUE(has(with("3"), "VALUE", "$.ebbgate.bridges.b.proxyProtocol"));
+}
+
 }  // namespace
 }  // namespace ebb::config
