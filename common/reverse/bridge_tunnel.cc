@@ -104,7 +104,7 @@ void BridgeTunnel::on_open(StreamId stream, const Target& target, ConstSpan trai
     session_.close(stream);
     return;
   }
-  if (settings_.source_local && !bad_trailing_) {
+  if (reads_source() && !bad_trailing_) {
     if (const auto parsed = mux::decode_source_local(trailing); !parsed) {
       bad_trailing_ = parsed.error();
       session_.close(stream);
@@ -116,6 +116,17 @@ void BridgeTunnel::on_open(StreamId stream, const Target& target, ConstSpan trai
     flow_.opened(stream);
   }
   events.on_open(stream, target, trailing);
+}
+
+/// A portal that showed the marker is ours, and may tell before its own hello has come.
+bool BridgeTunnel::reads_source() const {
+  return settings_.source_local || (marked_ && (settings_.hello.features & kFeatureSourceAddress) != 0);
+}
+
+VisitorAddress BridgeTunnel::visitor_behind(ConstSpan trailing) const {
+  if (!reads_source()) return {};
+  const auto told = mux::decode_source_local(trailing);
+  return told ? mux::visitor_of(*told) : VisitorAddress{};
 }
 
 void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstSpan trailing) {

@@ -22,7 +22,8 @@ struct BridgeTunnelSettings {
   Hello hello;                      // what we say of ourselves; max_data 0 = 65535
   std::uint64_t seed = 0;           // padding
   std::size_t max_streams = 65000;  // live streams
-  /// VLESS reverse: the New frames carry source and local address, garbage there is fatal.
+  /// VLESS reverse: the New frames carry source and local address, garbage there is fatal. So do those of our own
+  /// portals, when Hello::features says that we read them.
   bool source_local = false;
   std::uint64_t budget = std::uint64_t{32} << 20;  // bytes that streams with credit may cost, limits.tunnelBuffer
 };
@@ -69,6 +70,8 @@ class BridgeTunnel final : public Engine {
   /// The name the portal's control stream came under; empty before.
   const std::string& control_name() const { return control_name_; }
   const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own portal
+  /// Who visits, from what stood behind the target of his New; empty where the portal does not tell, or nothing did.
+  VisitorAddress visitor_behind(ConstSpan trailing) const;
   const mux::Session& session() const { return session_; }
   Duration rtt() const { return liveness_.rtt(); }
   std::uint64_t refused_own_domain() const { return refused_own_domain_; }
@@ -100,6 +103,7 @@ class BridgeTunnel final : public Engine {
   TimePoint closing_at() const;
   void note_sessions(TimePoint now);
   bool is_control(StreamId stream) const;
+  bool reads_source() const;
   void die(TunnelEnd why);
 
   BridgeTunnelSettings settings_;

@@ -31,9 +31,11 @@ inline constexpr std::uint32_t kNoticeRestart = 1;  // planned restart: choose a
 /// Bits of Hello::features; each is used when both ends set it.
 inline constexpr std::uint64_t kFeatureCredit = 0x01;         // nobody sends on a TCP stream what was not asked for
 inline constexpr std::uint64_t kFeatureHalfClose = 0x02;      // Keep frames have a FIN bit
+inline constexpr std::uint64_t kFeatureSourceAddress = 0x04;  // New says who the visitor is and where he arrived
 inline constexpr std::uint64_t kFeaturePing = 0x08;           // Ping messages, answered at once
 inline constexpr std::uint64_t kFeaturePacketAddress = 0x10;  // a UDP Keep may say where its datagram goes or is from
-inline constexpr std::uint64_t kOurFeatures = kFeatureCredit | kFeatureHalfClose | kFeaturePing | kFeaturePacketAddress;
+inline constexpr std::uint64_t kOurFeatures =
+    kFeatureCredit | kFeatureHalfClose | kFeatureSourceAddress | kFeaturePing | kFeaturePacketAddress;
 
 struct Hello {
   std::uint32_t version = 1;

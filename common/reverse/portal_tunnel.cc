@@ -341,11 +341,21 @@ void PortalTunnel::die(TunnelEnd why) {
 
 // --- user streams --------------------------------------------------------------------------------------------------
 
+/// A bridge that is not known yet may be told beside TCP, where every stock one ignores it; beside UDP some would not.
+bool PortalTunnel::tells_source(Network network) const {
+  if ((settings_.hello.features & kFeatureSourceAddress) == 0) return false;
+  if (peer_hello_) return (peer_hello_->features & kFeatureSourceAddress) != 0;
+  return probe_ != Probe::none && settings_.offer_hello && network == Network::tcp;
+}
+
 std::optional<mux::Session::Opened> PortalTunnel::open(const Target& target, void* user, MutSpan out,
-                                                       std::size_t data_bytes) {
-  if (state_ == State::dead || user_streams() >= settings_.max_streams) return std::nullopt;
+                                                       std::size_t data_bytes, const VisitorAddress& visitor) {
+  if (state_ == State::dead || user_streams() >= settings_.max_streams || closed_to_users()) return std::nullopt;
   if (target.name() != nullptr && same_name(*target.name(), settings_.domain)) return std::nullopt;
-  const auto opened = session_.open(target, user, out, data_bytes);
+  std::array<std::uint8_t, mux::kMaxSourceLocal> told;
+  const std::size_t told_bytes =
+      tells_source(target.network) ? mux::encode_source_local(told, target.network, visitor) : 0;
+  const auto opened = session_.open(target, user, out, data_bytes, ConstSpan(told).first(told_bytes));
   if (!opened) return opened;
   ++opened_;
   if (target.network != Network::tcp) return opened;
@@ -405,7 +415,7 @@ std::size_t PortalTunnel::user_streams() const {
 
 std::size_t PortalTunnel::room() const {
   const std::size_t streams = user_streams();
-  if (state_ == State::dead || streams >= settings_.max_streams) return 0;
+  if (state_ == State::dead || streams >= settings_.max_streams || closed_to_users()) return 0;
   return std::min(settings_.max_streams - streams, session_.ids_free());
 }
 
@@ -414,7 +424,7 @@ bool PortalTunnel::pickable(TimePoint now) const {
 }
 
 bool PortalTunnel::pickable_as_last(TimePoint now) const {
-  return state_ != State::dead && !congested_ && !liveness_.suspect(now) && session_.ids_left() &&
+  return state_ != State::dead && !congested_ && !closed_to_users() && !liveness_.suspect(now) && session_.ids_left() &&
          user_streams() < settings_.max_streams;
 }
 

@@ -20,6 +20,7 @@ struct PortalTunnelSettings {
   std::optional<Dialect> forced;        // configuration, or a VLESS command-4 tunnel (xray): no probe, no hello
   std::optional<Dialect> remembered;    // from the last tunnel of this user and domain: probed first, still verified
   bool offer_hello = true;              // false: the probe frames carry no marker
+  bool know_first = false;              // no user streams before it is known whose bridge this is
   Hello hello;                          // what we say of ourselves; max_data 0 = 65535
   std::uint64_t seed = 0;               // padding
   std::size_t max_streams = 65000;      // live user streams; beyond it the tunnel is not picked
@@ -64,8 +65,10 @@ class PortalTunnel final : public Engine {
   void set_reading(bool reading, TimePoint now) override { liveness_.set_reading(reading, now); }
 
   /// Opens a user stream: writes New to `out` (mux::kMaxHead bytes) and the caller appends `data_bytes` bytes. nullopt:
-  /// dead, spent or full tunnel, the portal's own domain, or a target Mux.cool cannot carry.
-  std::optional<mux::Session::Opened> open(const Target& target, void* user, MutSpan out, std::size_t data_bytes = 0);
+  /// dead, spent or full tunnel, the portal's own domain, or a target Mux.cool cannot carry. The bridge is told who the
+  /// `visitor` is if it can take that.
+  std::optional<mux::Session::Opened> open(const Target& target, void* user, MutSpan out, std::size_t data_bytes = 0,
+                                           const VisitorAddress& visitor = {});
   void close(StreamId stream);
 
   State state() const { return state_; }
@@ -97,6 +100,8 @@ class PortalTunnel final : public Engine {
   void ask_for_another(TimePoint now);
   bool asked_for_another() const { return tell_drain_; }
   void set_max_streams(std::size_t streams) { settings_.max_streams = streams; }
+  /// PortalTunnelSettings::know_first from now on.
+  void set_know_first(bool know_first) { settings_.know_first = know_first; }
   /// A consumer lags (common/protocol/mux/PROTOCOL.md, slow consumers): no new streams for now.
   void set_congested(bool congested) { congested_ = congested; }
   /// Planned replacement or `ctl drain`: DRAIN, with notice code 1 to our own bridge, and no new streams while another
@@ -128,6 +133,8 @@ class PortalTunnel final : public Engine {
   void leave(bool& why, TimePoint now);
   void review_state();
   void on_control_data(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events);
+  bool tells_source(Network network) const;
+  bool closed_to_users() const { return settings_.know_first && probe_ != Probe::none; }
   bool drain_due() const;
   bool finished() const;  // drained and nothing left to serve
   void close_when_done(TimePoint now);

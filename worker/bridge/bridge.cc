@@ -6,6 +6,7 @@
 
 #include "common/base/log.h"
 #include "common/crypto/hash.h"
+#include "common/protocol/proxy_protocol/header.h"
 #include "worker/flow/mux_end.h"
 
 namespace ebb::bridge {
@@ -52,15 +53,18 @@ void BridgeLink::on_tunnel_moved() {
   bridge_.review_soon();
 }
 
-void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSpan) {
+void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) {
   Home& home = bridge_.home_;
   const auto& tag = bridge_.settings_.tag;
   routing::Subject subject;
   subject.inbound_tag = tag;
   subject.target = &target;
+  const VisitorAddress visitor = plan_.visitor_behind(trailing);
+  if (visitor.source) subject.source = &*visitor.source;
   const auto decision = home.router->decide(subject);
   if (target.network == Network::udp) return open_flow(stream, target, decision);
   log::AccessLine line;
+  line.source = subject.source;
   line.target = &target;
   std::unique_ptr<relay::Side> origin;
   if (decision.kind == routing::Decision::Kind::outbound) {
@@ -68,14 +72,21 @@ void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSp
     origin = home.outbounds->open(decision.index, target);
   } else if (decision.kind == routing::Decision::Kind::portal && home.open_in_portal) {
     line.outbound_tag = home.config->portals[decision.index].tag;
-    origin = home.open_in_portal(decision.index, target);
+    origin = home.open_in_portal(decision.index, target, visitor);
   }
   if (!origin) {
     log_event(log::Level::warning, "bridge", "stream leads nowhere", kv("tag", tag), kv("target", target));
     return tunnel_.refuse(stream);
   }
   log_access(line);
+  relay::Side& to_origin = *origin;
   home.relays.start(tunnel_.make_side(stream), std::move(origin), outbound::relay_times(home.config->level(0)));
+  // An origin that reads headers expects one each time, also when there is nothing to say.
+  const proxy_protocol::Version version{bridge_.settings_.proxy_protocol};
+  if (const Bytes header = proxy_protocol::encoded(version, target.network, visitor); !header.empty()) {
+    to_origin.send(header);
+    to_origin.flush();
+  }
 }
 
 /// The datagrams that come with New and after it find the flow in place.

@@ -31,7 +31,8 @@ struct Home {
   relay::Relays& relays;
   reverse::Hello hello;
   /// A stream that routing sends to a portal of this very process; null: refused.
-  std::function<std::unique_ptr<relay::Side>(std::size_t portal, const Target& target)> open_in_portal;
+  std::function<std::unique_ptr<relay::Side>(std::size_t portal, const Target& target, const VisitorAddress& visitor)>
+      open_in_portal;
   /// Where streams of datagrams live, and the same for them.
   flow::Flows* flows = nullptr;
   std::function<std::unique_ptr<flow::DatagramEnd>(std::size_t portal, const Target& target)> open_flow_in_portal;

@@ -20,6 +20,13 @@ std::string peer_of(const ipc::OfferRecord& record) {
   return Endpoint{address_from(record.peer), record.peer_port}.text();
 }
 
+VisitorAddress visitor_of(const ipc::OfferRecord& record) {
+  VisitorAddress out;
+  out.source = Endpoint{address_from(record.peer), record.peer_port};
+  if (record.local_port != 0) out.local = Endpoint{address_from(record.local), record.local_port};
+  return out;
+}
+
 std::uint64_t key_of_visitor(const ipc::OfferRecord& record) {
   return std::hash<std::string_view>{}(as_text(record.peer));
 }
@@ -104,7 +111,7 @@ void Broker::own(ipc::OwnedOffer offer) {
   }
   relay::SocketSide& socket = *visitor;
   std::unique_ptr<relay::Side> side = std::move(visitor);
-  if (!portal->serve(side, *target, table->config.level(level), key_of_visitor(record))) {
+  if (!portal->serve(side, *target, table->config.level(level), key_of_visitor(record), visitor_of(record))) {
     log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal->settings().tag),
               kv("peer", peer_of(record)));
     return stream->reset();

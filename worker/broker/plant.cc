@@ -51,9 +51,10 @@ Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Rela
   hello.node_id = node_id(around.random);
   portal_home_.account = [this](const Person& person) { return account_of(person); };
   portal_home_.hello = bridge_home_.hello = hello;
-  bridge_home_.open_in_portal = [this](std::size_t index, const Target& target) -> std::unique_ptr<relay::Side> {
+  bridge_home_.open_in_portal = [this](std::size_t index, const Target& target,
+                                       const VisitorAddress& visitor) -> std::unique_ptr<relay::Side> {
     Portal* to = portal(tables_.current().portals[index]);
-    return to != nullptr ? to->open(target, 0) : nullptr;
+    return to != nullptr ? to->open(target, 0, visitor) : nullptr;
   };
   bridge_home_.open_flow_in_portal = [this](std::size_t index,
                                             const Target& target) -> std::unique_ptr<flow::DatagramEnd> {

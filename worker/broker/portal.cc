@@ -133,13 +133,20 @@ Duration PortalLink::quiet_before_end() const { return portal_.home_.settings.ti
 
 void PortalLink::on_tunnel_over(const Error& why) { portal_.link_over(*this, why); }
 
-std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uint64_t visitor_key) {
+std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uint64_t visitor_key,
+                                                  const VisitorAddress& visitor) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
   tunnel_.pump();  // what was agreed goes out in front of the first stream it holds for
-  const auto opened = plan_.open(target, nullptr, head);
+  // A stock bridge learns nothing of the visitor: what stands behind it has to read it off the stream. Our own writes
+  // such a header itself, if its configuration says so.
+  std::array<std::uint8_t, proxy_protocol::kMaxWritten> header;
+  const std::size_t header_bytes =
+      plan_.peer_hello() ? 0 : proxy_protocol::encode(portal_.header_version(), target.network, visitor, header);
+  const auto opened = plan_.open(target, nullptr, head, header_bytes, visitor);
   if (!opened) return nullptr;
   tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
+  if (header_bytes > 0) tunnel_.send_frames(ConstSpan(header).first(header_bytes));
   auto side = tunnel_.make_side(opened->stream, visitor_key);
   on_tunnel_moved();
   tunnel_.pump();  // it may have been the last one before it drains
@@ -182,6 +189,7 @@ reverse::PortalTunnelSettings Portal::tunnel_settings(const TunnelOffer& offer) 
   out.seed = home_.around.random.below(0xffffffff);
   out.max_streams = max_streams();
   out.budget = home_.settings.limits.tunnel_buffer;
+  out.know_first = header_version() != proxy_protocol::Version::none;
   return out;
 }
 
@@ -256,23 +264,24 @@ bool Portal::has_room(std::size_t before) const {
   });
 }
 
-std::unique_ptr<relay::Side> Portal::open(const Target& target, std::uint64_t visitor_key) {
-  return open_on_link(target, visitor_key).side;
+std::unique_ptr<relay::Side> Portal::open(const Target& target, std::uint64_t visitor_key,
+                                          const VisitorAddress& address) {
+  return open_on_link(target, visitor_key, address).side;
 }
 
-Portal::Opened Portal::open_on_link(const Target& target, std::uint64_t visitor_key) {
+Portal::Opened Portal::open_on_link(const Target& target, std::uint64_t visitor_key, const VisitorAddress& address) {
   // A tunnel may refuse at the last moment (ids used up): each is tried at most once.
   for (std::size_t tries = links_.size(); tries > 0; --tries) {
     PortalLink* link = pick(target, visitor_key);
     if (link == nullptr) return {};
-    if (auto side = link->open(target, visitor_key)) return {std::move(side), link};
+    if (auto side = link->open(target, visitor_key, address)) return {std::move(side), link};
   }
   return {};
 }
 
 std::unique_ptr<flow::DatagramEnd> Portal::open_flow(const Target& target, std::uint64_t visitor_key) {
   for (std::size_t tries = links_.size(); tries > 0; --tries) {  // as open()
-    PortalLink* link = pick(visitor_key);
+    PortalLink* link = pick(target, visitor_key);
     if (link == nullptr) return nullptr;
     if (auto end = link->open_flow(target)) return end;
   }
@@ -280,8 +289,8 @@ std::unique_ptr<flow::DatagramEnd> Portal::open_flow(const Target& target, std::
 }
 
 bool Portal::serve(std::unique_ptr<relay::Side>& visitor, const Target& target, const config::PolicyLevel& level,
-                   std::uint64_t visitor_key) {
-  auto [side, link] = open_on_link(target, visitor_key);
+                   std::uint64_t visitor_key, const VisitorAddress& address) {
+  auto [side, link] = open_on_link(target, visitor_key, address);
   if (!side) return false;
   auto& relay = home_.relays.start(std::move(visitor), std::move(side), outbound::relay_times(level));
   const auto& loop = home_.around.loop;
@@ -399,6 +408,7 @@ void Portal::update(const config::Portal& settings) {
     link->look_up_account();
     link->tunnel().set_limits(tunnel_limits());
     link->plan().set_max_streams(max_streams());
+    link->plan().set_know_first(header_version() != proxy_protocol::Version::none);
   }
   review_soon();
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/config/config.h"
+#include "common/protocol/proxy_protocol/header.h"
 #include "common/reverse/pool.h"
 #include "common/reverse/portal_plan.h"
 #include "common/reverse/portal_tunnel.h"
@@ -60,8 +61,9 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   void drain_in(Duration after);
   void resume_service();
   const std::optional<Person>& person() const { return person_; }
-  /// A stream to `target`: New goes out at once. Null when this tunnel cannot carry it.
-  std::unique_ptr<tunnel::MuxSide> open(const Target& target, std::uint64_t visitor_key);
+  /// A stream to `target`: New goes out at once, and tells who the `visitor` is as this bridge can take it. Null when
+  /// this tunnel cannot carry it.
+  std::unique_ptr<tunnel::MuxSide> open(const Target& target, std::uint64_t visitor_key, const VisitorAddress& visitor);
   /// The same for datagrams.
   std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target);
 
@@ -101,11 +103,12 @@ class Portal {
   void add_tunnel(TunnelOffer offer);
   /// Whether a visitor could be put onto a tunnel now, and `before` others before him.
   bool has_room(std::size_t before = 0) const;
-  /// Puts `visitor` on a tunnel. False: no tunnel takes it any more (the visitor is left as it was).
+  /// Puts `visitor`, who is `address`, on a tunnel. False: no tunnel takes it any more (the visitor is left as it was).
   bool serve(std::unique_ptr<relay::Side>& visitor, const Target& target, const config::PolicyLevel& level,
-             std::uint64_t visitor_key);
+             std::uint64_t visitor_key, const VisitorAddress& address = {});
   /// Only the origin side, for a stream of a bridge in this same process. Null: no tunnel.
-  std::unique_ptr<relay::Side> open(const Target& target, std::uint64_t visitor_key);
+  std::unique_ptr<relay::Side> open(const Target& target, std::uint64_t visitor_key,
+                                    const VisitorAddress& address = {});
   /// The origin end of a flow, on a tunnel where it stays. Null: no tunnel.
   std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target, std::uint64_t visitor_key);
   /// Ends every tunnel and stream.
@@ -152,13 +155,14 @@ class Portal {
     std::unique_ptr<relay::Side> side;  // null: no tunnel
     PortalLink* link = nullptr;
   };
-  Opened open_on_link(const Target& target, std::uint64_t visitor_key);
+  Opened open_on_link(const Target& target, std::uint64_t visitor_key, const VisitorAddress& address);
   void review();
   void review_soon() { home_.around.loop.defer(review_later_); }
   void link_over(PortalLink& link, const Error& why);
   reverse::PortalTunnelSettings tunnel_settings(const TunnelOffer& offer) const;
   tunnel::TunnelLimits tunnel_limits() const;
   std::size_t max_streams() const;
+  proxy_protocol::Version header_version() const { return proxy_protocol::Version{settings_.proxy_protocol}; }
 
   config::Portal settings_;
   PortalHome& home_;

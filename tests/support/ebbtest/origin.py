@@ -9,6 +9,7 @@
     AFTER <ms> <text>      answers <text> after <ms>, whatever the visitor does meanwhile, and closes
     FIN <n>                sends n bytes and half-closes, then counts what still comes in
     RST <n>                sends n bytes and resets
+    PROXY ...              a PROXY header of version 1: noted, then the next line chooses
     FLOOD                  sends the pattern until it is cut; `cut` says when
     PIECES <n> <ms> <size> n pieces of size bytes of the pattern, each <ms> after the one before (the first too), and closes
     STORE <name>           takes what comes until the visitor's end of stream: a transfer
@@ -40,6 +41,13 @@ class Visit:
         self.ended = 0.0  # when we ended the stream ourselves
         self.received = self.sent = 0  # bytes; sent: by FLOOD, when a block of 1 MiB has gone into the kernel
         self.command = b""
+        self.headers: list[bytes] = []  # PROXY lines in front of it
+
+    @property
+    def proxy(self) -> bytes:
+        """The only PROXY line; b"": there was none."""
+        assert len(self.headers) < 2, self.headers
+        return b"".join(self.headers)
 
 
 def reset(sock: socket.socket) -> None:
@@ -151,6 +159,10 @@ class Origin:
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n%s\r\n" %
                      (len(PAGE), b"Connection: close\r\n" if close else b"") + PAGE)
         return None if close else rest
+
+    def _proxy(self, sock, visit, words, rest):
+        visit.headers.append(visit.command)
+        return rest
 
     def _echo(self, sock, visit, words, rest):
         while True:

@@ -194,6 +194,33 @@ TEST(BridgeTunnel, ReadsSourceAndLocalOnlyWhereTheyBelong) {
   EXPECT_EQ(tunnel.tunnel.end(), TunnelEnd::fatal_frame);
 }
 
+TEST(BridgeTunnel, ReadsTheVisitorsAddressFromOurOwnPortals) {
+  const auto marked = open_frame(1, control(kControlNameV2ray), {}, mux::kHelloMarker);
+  const auto trailing = test::unhex("0115b301cb0071070101bb01c0000201");
+  auto reading = settings();
+  reading.hello.features = kFeatureSourceAddress;
+  Bridge bridge(reading);
+  EXPECT_EQ(bridge.tunnel.visitor_behind(trailing), VisitorAddress{}) << "a portal that showed no marker";
+  bridge.feed(marked);
+  const auto visitor = bridge.tunnel.visitor_behind(trailing);
+  ASSERT_TRUE(visitor.source && visitor.local);
+  EXPECT_EQ(visitor.source->text(), "203.0.113.7:5555");
+  EXPECT_EQ(visitor.local->text(), "192.0.2.1:443");
+  EXPECT_EQ(bridge.tunnel.visitor_behind({}), VisitorAddress{});
+  bridge.feed(open_frame(3, kWeb, {}, trailing));
+  EXPECT_EQ(bridge.events.lines, (Lines{"open 3 tcp:127.0.0.1:80 [0115b301cb0071070101bb01c0000201]"}));
+  bridge.feed(open_frame(4, kWeb, {}, test::unhex("0500010101020304")));
+  EXPECT_TRUE(bridge.fatal);
+
+  auto deaf_settings = settings();
+  deaf_settings.hello.features = 0;
+  Bridge deaf(deaf_settings);
+  deaf.feed(marked);
+  EXPECT_EQ(deaf.tunnel.visitor_behind(trailing), VisitorAddress{});
+  deaf.feed(open_frame(3, kWeb, {}, test::unhex("0500010101020304")));
+  EXPECT_FALSE(deaf.fatal);
+}
+
 TEST(BridgeTunnel, RefusesStreamsBeyondItsLimit) {
   auto small = settings();
   small.max_streams = 1;

@@ -354,5 +354,83 @@ TEST(PortalTunnel, IgnoresWhatAStockBridgeSaysOnTheControlStream) {
   EXPECT_EQ(portal.tunnel.send_limits().max_datagram, 2048U);
 }
 
+const VisitorAddress kVisitor{Endpoint{IpAddress::from_v4({203, 0, 113, 7}), 5555},
+                              Endpoint{IpAddress::from_v4({192, 0, 2, 1}), 443}};
+
+PortalTunnelSettings telling() {
+  auto out = settings();
+  out.hello.features = kFeatureSourceAddress;
+  return out;
+}
+
+/// What stands behind the target of a stream opened for kVisitor.
+std::string told(Portal& portal, Network network = Network::tcp) {
+  Bytes head(mux::kMaxHead);
+  const auto opened = portal.tunnel.open({network, kWeb.host, kWeb.port}, nullptr, head, 0, kVisitor);
+  if (!opened) return "not opened";
+  const auto step = mux::decode_head(ConstSpan(head).first(opened->head_bytes));
+  return to_hex(mux::decode_open(step->message->meta)->trailing);
+}
+
+/// The bridge's answer to the first probe stream.
+std::string hello_frame(std::uint64_t features) {
+  Control message;
+  message.hello = Hello{.features = features};
+  const auto payload = encode_control(message);
+  Bytes frame(mux::kKeepHead);
+  mux::write_keep_head(frame, StreamId{1}, payload.size());
+  frame.insert(frame.end(), payload.begin(), payload.end());
+  return to_hex(frame);
+}
+
+TEST(PortalTunnel, TellsTheVisitorsAddressToWhoeverCanTakeIt) {
+  const std::string tcp = "0115b301cb0071070101bb01c0000201";
+  const std::string udp = "0215b301cb0071070201bb01c0000201";
+  Portal portal(telling());
+  EXPECT_EQ(told(portal), tcp) << "not known yet: no bridge minds beside TCP";
+  EXPECT_EQ(told(portal, Network::udp), "") << "some do beside UDP";
+  portal.feed(hello_frame(kFeatureSourceAddress));
+  ASSERT_TRUE(portal.tunnel.peer_hello());
+  EXPECT_EQ(told(portal), tcp);
+  EXPECT_EQ(told(portal, Network::udp), udp);
+
+  Portal without(telling());
+  without.feed(hello_frame(0));
+  EXPECT_EQ(told(without), "") << "our own bridge that does not read it";
+  auto quiet = settings();
+  quiet.hello.features = 0;
+  Portal silent(quiet);
+  EXPECT_EQ(told(silent), "") << "not offered";
+  auto stock = telling();
+  stock.forced = Dialect::v2ray;
+  Portal known(stock);
+  EXPECT_EQ(told(known), "") << "a stock bridge";
+  Bytes head(mux::kMaxHead);
+  Portal nobody(telling());
+  ASSERT_TRUE(nobody.tunnel.open(kWeb, nullptr, head));
+  EXPECT_TRUE(mux::decode_open(mux::decode_head(head)->message->meta)->trailing.empty()) << "nothing is known of him";
+}
+
+TEST(PortalTunnel, TakesNoVisitorsBeforeItKnowsWhoseBridgeItIs) {
+  auto careful = telling();
+  careful.know_first = true;
+  Portal portal(careful);
+  EXPECT_FALSE(portal.tunnel.pickable(portal.now));
+  EXPECT_FALSE(portal.tunnel.pickable_as_last(portal.now));
+  EXPECT_EQ(portal.tunnel.room(), 0U);
+  EXPECT_EQ(told(portal), "not opened");
+  portal.feed(hello_frame(kFeatureSourceAddress));
+  EXPECT_TRUE(portal.tunnel.pickable(portal.now));
+  EXPECT_GT(portal.tunnel.room(), 0U);
+
+  Portal stock(careful);
+  stock.pass(seconds(11));
+  ASSERT_TRUE(stock.tunnel.dialect());
+  EXPECT_GT(stock.tunnel.room(), 0U);
+  Portal relaxed(careful);
+  relaxed.tunnel.set_know_first(false);
+  EXPECT_TRUE(relaxed.tunnel.pickable(relaxed.now));
+}
+
 }  // namespace
 }  // namespace ebb::reverse

@@ -274,5 +274,42 @@ TEST_F(PortalTest, GoesAwayWithTunnelsAndVisitorsOpen) {
   EXPECT_TRUE(visitor->was_reset());
 }
 
+/// What the first user stream's New frame carries.
+std::string first_bytes(MemoryStream& bridge) {
+  const Bytes bytes = bridge.take();
+  for (ConstSpan rest(bytes); !rest.empty();) {
+    const auto step = mux::decode_head(rest);
+    if (!step || !step->message) break;
+    const auto& head = *step->message;
+    if (head.status == mux::Status::open && mux::decode_open(head.meta)->target == kTarget) {
+      return std::string(as_text(rest.subspan(step->used, head.data_bytes)));
+    }
+    rest = rest.subspan(step->used + head.data_bytes);
+  }
+  return "no such stream";
+}
+
+TEST_F(PortalTest, TellsAStockBridgesOriginWhoVisits) {
+  const VisitorAddress address{Endpoint{*IpAddress::parse("203.0.113.7"), 51234},
+                               Endpoint{*IpAddress::parse("198.51.100.1"), 443}};
+  const auto header_of = [&](const VisitorAddress& visitor) {
+    auto bridge = tunnel();
+    portal->open(kTarget, 0, visitor)->close();
+    loop.run_once();
+    const auto seen = first_bytes(*bridge);
+    portal->kick([](const PortalLink&) { return true; }, Error{Errc::closed, "next", {}});
+    loop.run_once();
+    return seen;
+  };
+  EXPECT_EQ(header_of(address), "") << "off by default";
+  portal_settings.proxy_protocol = 1;
+  portal->update(portal_settings);
+  EXPECT_EQ(header_of(address), "PROXY TCP4 203.0.113.7 198.51.100.1 51234 443\r\n");
+  EXPECT_EQ(header_of({}), "PROXY UNKNOWN\r\n");
+  portal_settings.proxy_protocol = 2;
+  portal->update(portal_settings);
+  EXPECT_EQ(to_hex(as_bytes(header_of(address))), "0d0a0d0a000d0a515549540a2111000ccb007107c6336401c82201bb");
+}
+
 }  // namespace
 }  // namespace ebb::broker
