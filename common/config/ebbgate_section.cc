@@ -59,7 +59,6 @@ void read_timers(const Value& value, Timers& timers) {
   duration("halfCloseHold", timers.half_close_hold);
   duration("stall", timers.stall);
   duration("udpIdle", timers.udp_idle);
-  fields.no_effect({"udpIdle"}, "has no effect: UDP is not carried yet");
   duration("probation", timers.probation);
   duration("ready", timers.ready);
   duration("hardStopAfter", timers.hard_stop_after);

@@ -130,7 +130,7 @@ Decoded<> each_field(ConstSpan in, Take take) {
 }
 
 Decoded<> read_hello(ConstSpan in, Hello& out) {
-  out = Hello{};
+  out = Hello{.features = 0};
   out.version = 0;
   return each_field(in, [&out](const Field& f) -> Decoded<> {
     if (f.type == varint) {

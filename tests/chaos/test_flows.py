@@ -2,7 +2,7 @@
 
 from ebbtest import case, datagrams, procfs
 
-import generator
+from . import generator
 
 
 class Flows(datagrams.UdpPair, case.PairCase):

@@ -84,15 +84,15 @@ class Bounds(datagrams.UdpPair, case.PairCase):
                    client.ask_until(b"two") and self.service.peers - first, 20)
 
     def test_the_oldest_flow_leaves_a_full_table(self):
-        """Half of the descriptors are for flows: with 512, the 257th takes the place of the first."""
+        """Half of the descriptors are for flows: with 1024, the 513th takes the place of the first."""
         self.make_pair()
-        self.portal._limits = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+        self.portal._limits = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
         self.start_portal()
         self.bridge.start()
         self.await_service(10)
         first = self.client()
         first.ask_until(b"first")
-        for i in range(300):
+        for i in range(600):
             client = datagrams.Client(self.public)
             self.assertEqual(client.ask_until(b"%d" % i), b"%d" % i)
             client.close()

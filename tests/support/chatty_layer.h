@@ -10,6 +10,9 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <string_view>
+#include <utility>
 
 #include "worker/layers/layer.h"
 

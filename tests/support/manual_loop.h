@@ -7,7 +7,7 @@
 
 namespace ebb::test {
 
-class ManualLoop final : public net::Loop {
+class ManualLoop : public net::Loop {
  public:
   explicit ManualLoop(TimePoint start = TimePoint(std::chrono::hours(1))) : Loop(start) {}
 

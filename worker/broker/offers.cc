@@ -100,7 +100,8 @@ void Broker::own(ipc::OwnedOffer offer) {
   if (!target && door != nullptr) target = Target{Network::tcp, door->address, door->port};
   if (!target) return stream->reset();
   if (target->network == Network::udp) {
-    return own_datagrams(*portal, *target, record, person, std::move(stack), std::move(stream), std::move(unread));
+    return own_datagrams(*portal, *target, record, person, std::move(client.layers), std::move(stream),
+                         std::move(client.unread));
   }
   const std::uint32_t level = door != nullptr ? door->level : 0;
   std::unique_ptr<relay::SocketSide> visitor;
@@ -119,7 +120,7 @@ void Broker::own(ipc::OwnedOffer offer) {
   socket.attach(std::move(stream), std::move(client.unread));
 }
 
-/// A connection whose chunks are datagrams (VMess command UDP).
+/// A connection whose chunks are datagrams.
 void Broker::own_datagrams(Portal& portal, const Target& target, const ipc::OfferRecord& record,
                            const std::optional<Person>& person, layers::Stack stack,
                            std::unique_ptr<net::TcpStream> stream, Bytes unread) {

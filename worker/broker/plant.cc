@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/config/people.h"
 #include "common/crypto/hash.h"
 #include "worker/protocols/table.h"
 
@@ -74,9 +75,7 @@ PortalHome::Account Plant::account_of(const Person& person) const {
   bool found = false;
   std::uint32_t place = 0;
   for (std::size_t i = 0; i < table.inbounds.size(); ++i) {
-    const auto* vmess = std::get_if<config::VmessInbound>(&table.config.inbounds[i].protocol);
-    if (vmess == nullptr) continue;
-    for (const auto& user : vmess->users) {
+    for (const auto& user : config::users_of(table.config.inbounds[i])) {
       const bool here = table.inbounds[i] == person.inbound;
       if (user.id == person.id && (here || !std::exchange(found, true))) out = {place, user.email};
       if (user.id == person.id && here) return out;

@@ -158,7 +158,7 @@ void Edge::serve(const Request& request, Client client) {
   relay(request, std::move(client), decision.index);
 }
 
-/// The connection is a stream of datagrams (VMess command UDP).
+/// The connection is a stream of datagrams.
 void Edge::carry_datagrams(const Request& request, Client client, std::size_t outbound) {
   auto origin = outbounds_.open_flow(outbound, request.target);
   if (origin == nullptr || client.layers.empty() || !request.user) {

@@ -1,4 +1,4 @@
-// The end of a flow that is a connection of a protocol with datagrams in it (VMess command UDP): accepted, or dialled.
+// The end of a flow that is a connection of a protocol with datagrams in it: accepted, or dialled.
 #pragma once
 
 #include <memory>

@@ -60,7 +60,7 @@ class RunnerTest : public ::testing::Test {
   void make(const std::string& snapshot, std::uint32_t workers) {
     Configuration configuration;
     configuration.plan.workers = workers;
-    configuration.plan.timers.respawn_backoff = 0ms;
+    configuration.plan.respawn_backoff = 0ms;
     config::Config config;  // what the supervisor reads; the children are told `snapshot`
     config.inbounds.resize(workers == 0 ? 0 : 1);
     for (auto& inbound : config.inbounds) {

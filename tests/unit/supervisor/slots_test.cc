@@ -58,7 +58,7 @@ TEST(Slots, CountFollowsWorkersWithinBounds) {
 TEST(Slots, BindAsOneGroupAndServeAfterListen) {
   const Listener listener{{kLoopback, free_port()}, 0, "external"};
   SlotBook book = book_of(listener, 8, false);
-  const auto& slots = book.find(listener.address)->slots;
+  const auto& slots = book.find(place_of(listener))->slots;
   ASSERT_EQ(slots.size(), 8u);
   std::set<std::uint64_t> cookies;
   for (const auto& slot : slots) {
@@ -125,7 +125,7 @@ TEST(Slots, RefuseListenersThatOverlap) {
 TEST(Slots, RetiredOnesLetNobodyInButKeepTheQueue) {
   const Listener listener{{kLoopback, free_port()}, 0, ""};
   const SlotBook book = book_of(listener, 1, true);
-  const Slot& slot = book.find(listener.address)->slots[0];
+  const Slot& slot = book.find(place_of(listener))->slots[0];
   const auto begin_connect = [&] {
     Fd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_storage storage{};
@@ -163,22 +163,25 @@ TEST(Listeners, CoverEveryPortAndBothFamiliesOfAWildcard) {
 
 TEST(Slots, UdpIsAGroupOfItsOwnBesideTcp) {
   const Endpoint address{kLoopback, free_port()};
-  const auto bound = bind_slots({{address, 0, "a", Network::tcp}, {address, 0, "a", Network::udp}}, 4);
-  ASSERT_TRUE(bound.problems.empty()) << bound.problems[0];
-  ASSERT_EQ(bound.table.slots.size(), 8u);
-  const auto& udp = bound.table.slots[4];
-  EXPECT_EQ(port_of(udp.fd.get()), address.port);
-  EXPECT_TRUE(listen_on(udp, bound.table.listeners[1]).has_value());
-  EXPECT_EQ(listening_place(udp), (Place{address, Network::udp}));
-  EXPECT_EQ(listening_place(bound.table.slots[0]), std::nullopt);  // it does not listen yet
-  retire(udp);
-  restore(udp);
+  const Listener tcp{address, 0, "a", Network::tcp};
+  const Listener udp{address, 0, "a", Network::udp};
+  SlotBook book;
+  EXPECT_EQ(book.add({tcp, udp}, 4, nobody), std::vector<std::string>{});
+  ASSERT_EQ(book.slot_ids().size(), 8u);
+  const Slot& slot = book.find(place_of(udp))->slots[0];
+  EXPECT_EQ(port_of(slot.fd.get()), address.port);
+  EXPECT_TRUE(listen_on(slot, udp).has_value());
+  EXPECT_EQ(listening_place(slot), (Place{address, Network::udp}));
+  EXPECT_EQ(listening_place(book.find(place_of(tcp))->slots[0]), std::nullopt);  // it does not listen yet
+  retire(slot);
+  restore(slot);
 
-  const auto again = bind_slots({{address, 0, "b", Network::udp}}, 1);
-  ASSERT_EQ(again.problems.size(), 1u);  // SO_REUSEPORT lets nobody in by accident
-  EXPECT_TRUE(again.problems[0].find("udp " + address.text() + ": the port is in use by process " +
-                                     std::to_string(::getpid())) != std::string::npos)
-      << again.problems[0];
+  SlotBook other;
+  const auto again = other.add({Listener{address, 0, "b", Network::udp}}, 1, nobody);
+  ASSERT_EQ(again.size(), 1u);  // SO_REUSEPORT lets nobody in by accident
+  EXPECT_TRUE(again[0].find("udp " + address.text() + ": the port is in use by process " +
+                            std::to_string(::getpid())) != std::string::npos)
+      << again[0];
 }
 
 TEST(Slots, ListenersAreWhatInboundsNameNetworksFor) {

@@ -47,7 +47,7 @@ TEST_F(BehindProxy, OffersTheVisitorWithWhatCameBehindTheHeader) {
   EXPECT_EQ(offers[0].klass, ipc::OfferClass::state);
   const auto blob = ipc::decode_blob(blobs[0]);
   ASSERT_TRUE(blob);
-  EXPECT_FALSE(blob->get(ipc::Tlv::vmess));
+  EXPECT_FALSE(blob->get(ipc::Tlv::first_layer));
   EXPECT_EQ(as_text(blob->get(ipc::Tlv::unread_plain).value()), "first bytes");
 }
 
