@@ -24,8 +24,11 @@ class T20Storm(scenario.Scenario):
         self.note(f"1000 HUP in {self.seconds_since(begin)}")
         self.expect(it)
         generation = self.portal.status()["generation"]
+        time.sleep(1)  # a reload begins at once, also in probation: one may have been under way, and one kept in mind
+        settled = self.portal.status()["generation"]
+        self.assertLessEqual(settled, generation + 2)
         time.sleep(1)
-        self.assertEqual(self.portal.status()["generation"], generation, "at most one was kept in mind")
+        self.assertEqual(self.portal.status()["generation"], settled, "no more than one was kept in mind")
         self.finish()
 
     def test_all_signals_at_random(self):
