@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ struct Told {
 
 class TestEnd final : public DatagramEnd {
  public:
-  explicit TestEnd(Told& told) : told_(told) {}
+  explicit TestEnd(std::shared_ptr<Told> told) : kept_(std::move(told)), told_(*kept_) {}
   bool send(ConstSpan datagram, const Target* address) override {
     if (!told_.takes) return false;
     told_.datagrams.emplace_back(as_text(datagram));
@@ -37,18 +38,21 @@ class TestEnd final : public DatagramEnd {
   void finish() { flow_->on_end(*this); }
 
  private:
+  std::shared_ptr<Told> kept_;  // a flow may outlive the test's own pair
   Told& told_;
 };
 
 struct Pair {
   explicit Pair(Flows& flows) {
-    auto from = std::make_unique<TestEnd>(client_told);
-    auto to = std::make_unique<TestEnd>(origin_told);
+    auto from = std::make_unique<TestEnd>(client_kept);
+    auto to = std::make_unique<TestEnd>(origin_kept);
     client = from.get();
     origin = to.get();
     flows.start(std::move(from), std::move(to));
   }
-  Told client_told, origin_told;
+  std::shared_ptr<Told> client_kept = std::make_shared<Told>(), origin_kept = std::make_shared<Told>();
+  Told& client_told = *client_kept;
+  Told& origin_told = *origin_kept;
   TestEnd* client;
   TestEnd* origin;
 };
@@ -147,13 +151,13 @@ TEST(Flow, AFullTableLosesTheOneThatWasQuietForLongest) {
 
 TEST(Flow, TheLastOfTheProcessAreClosed) {
   ManualLoop loop;
-  Told client, origin;
+  const auto client = std::make_shared<Told>(), origin = std::make_shared<Told>();
   {
     Flows flows(loop);
     flows.start(std::make_unique<TestEnd>(client), std::make_unique<TestEnd>(origin));
   }
-  EXPECT_EQ(client.closed, 1);
-  EXPECT_EQ(origin.closed, 1);
+  EXPECT_EQ(client->closed, 1);
+  EXPECT_EQ(origin->closed, 1);
 }
 
 }  // namespace
