@@ -152,12 +152,16 @@ class Consumers(PortalBase):
     @case.beyond_v2ray
     def test_A16_one_that_never_reads_stops_another_for_10_s_at_most(self):
         self.start_pair()
+        size = pattern.bulk(256 * pattern.MIB)
+        begin = time.monotonic()
+        visitors.download(self.public, size)
+        alone = time.monotonic() - begin
         deaf = self.connect(self.public)
         deaf.sendall(b"FLOOD\n")
         begin = time.monotonic()
-        size = pattern.bulk(256 * pattern.MIB)
         self.assertEqual(visitors.download(self.public, size), pattern.sha256(size))
-        self.assertLess(time.monotonic() - begin, 10 + 5 + SLACK)
+        # What the download takes by itself is no standstill, and it may share the machine with the flood.
+        self.assertLess(time.monotonic() - begin, 10 + max(5, 2 * alone) + SLACK)
         deaf.close()
 
 
