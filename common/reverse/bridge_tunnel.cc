@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "common/reverse/extension.h"
+
 namespace ebb::reverse {
 namespace {
 
@@ -172,16 +174,9 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now,
     if (fresh && leaving_) tell_restart();
   }
   if (!peer_hello_) return;
-  for (const Window& window : message->windows) {
-    const StreamId to{static_cast<std::uint16_t>(window.session)};
-    if (window.session <= 0xffff && flow_.add(to, window.add)) events.on_credit(to, session_.user(to));
-  }
-  if (message->ping && message->ping->reply) {
-    liveness_.ping_answered(message->ping->id, now);
-    flow_.budget().set_rtt(liveness_.min_rtt());
-  } else if (message->ping) {
+  if (const auto pong = take_extension(*message, now, flow_, liveness_, session_, events)) {
     Control answer = this->message();
-    answer.ping = Ping{message->ping->id, true};
+    answer.ping = pong;
     tell(std::move(answer));
   }
 }

@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "common/reverse/extension.h"
+
 namespace ebb::reverse {
 namespace {
 
@@ -263,16 +265,9 @@ void PortalTunnel::on_control_data(StreamId stream, ConstSpan payload, TimePoint
   if (!message) return;
   if (message->hello) on_hello(*message->hello, stream, now);
   if (!peer_hello_) return;
-  for (const Window& window : message->windows) {
-    const StreamId to{static_cast<std::uint16_t>(window.session)};
-    if (window.session <= 0xffff && flow_.add(to, window.add)) events.on_credit(to, session_.user(to));
-  }
-  if (message->ping && message->ping->reply) {
-    liveness_.ping_answered(message->ping->id, now);
-    flow_.budget().set_rtt(liveness_.min_rtt());
-  } else if (message->ping) {
+  if (const auto pong = take_extension(*message, now, flow_, liveness_, session_, events)) {
     Control answer = this->message();
-    answer.ping = Ping{message->ping->id, true};
+    answer.ping = pong;
     write_control(answer);
   }
   // Our own bridge plans a restart: choose another tunnel. Stock bridges cannot say this.

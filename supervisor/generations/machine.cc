@@ -175,7 +175,7 @@ void Machine::ready(ChildKey key, TimePoint now) {
   if (one->role == ipc::Role::successor) return successor_ready(now);
   if (arrival_) return advance_arrival(now);
   if (phase_ == Phase::starting) {
-    start_if_complete(now);
+    start_if_complete();
   } else if (phase_ == Phase::running) {
     const bool worker = one->role == ipc::Role::worker;
     if (worker && state_of(one->gen) == GenerationState::paused) {
@@ -188,7 +188,7 @@ void Machine::ready(ChildKey key, TimePoint now) {
   }
 }
 
-void Machine::start_if_complete(TimePoint now) {
+void Machine::start_if_complete() {
   for (const auto& [key, one] : children_) {
     if (one.state == ChildState::starting) return;
   }

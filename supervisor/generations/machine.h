@@ -312,7 +312,7 @@ class Machine {
   void spawn_worker(std::uint64_t gen, std::uint32_t index, TimePoint now);
   ChildKey spawn(ipc::Role role, std::uint64_t gen, std::uint32_t index, TimePoint now);
   void start(Child& one, TimePoint now);
-  void start_if_complete(TimePoint now);
+  void start_if_complete();
   void begin_service(TimePoint now);
   bool new_in_reload(const Child& one) const {
     return reload_ && one.role == ipc::Role::worker && one.gen == reload_->gen;

@@ -21,7 +21,9 @@ Fd bound(bool listening) {
   sockaddr_storage storage{};
   const auto size = endpoint_to({kLoopback, 0}, storage);
   EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&storage), size), 0);
-  if (listening) EXPECT_EQ(::listen(fd.get(), 1), 0);
+  if (listening) {
+    EXPECT_EQ(::listen(fd.get(), 1), 0);
+  }
   return fd;
 }
 std::uint16_t free_port() { return port_of(bound(false).get()); }

@@ -43,7 +43,9 @@ bool nobody(int) { return false; }
 SlotBook book_of(const Listener& listener, unsigned slots, bool listening) {
   SlotBook book;
   EXPECT_EQ(book.add({listener}, slots, nobody), std::vector<std::string>{});
-  if (listening) EXPECT_TRUE(book.listen({listener}).has_value());
+  if (listening) {
+    EXPECT_TRUE(book.listen({listener}).has_value());
+  }
   return book;
 }
 

@@ -1,0 +1,19 @@
+#include "common/reverse/extension.h"
+
+namespace ebb::reverse {
+
+std::optional<Ping> take_extension(const Control& message, TimePoint now, FlowControl& flow, Liveness& liveness,
+                                   const mux::Session& session, mux::SessionEvents& events) {
+  for (const Window& window : message.windows) {
+    if (window.session > 0xffff) continue;
+    const StreamId stream{static_cast<std::uint16_t>(window.session)};
+    if (flow.add(stream, window.add)) events.on_credit(stream, session.user(stream));
+  }
+  if (!message.ping) return std::nullopt;
+  if (!message.ping->reply) return Ping{message.ping->id, true};
+  liveness.ping_answered(message.ping->id, now);
+  flow.budget().set_rtt(liveness.min_rtt());
+  return std::nullopt;
+}
+
+}  // namespace ebb::reverse
