@@ -144,6 +144,7 @@ void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstS
   if (settings_.answer_hello && !marked_ && mux::has_hello_marker(trailing)) {
     marked_ = true;
     hello_stream_ = stream;
+    if ((settings_.hello.features & kFeatureCredit) != 0) flow_.expect(true);
     Control message;
     message.hello = settings_.hello;
     write_control(message);
@@ -169,11 +170,16 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now,
     if (fresh) peer_hello_ = *message->hello;
     send_limits_ = limits_from(*peer_hello_);
     features_ = peer_hello_->features & settings_.hello.features;
-    if ((features_ & kFeatureCredit) != 0) flow_.agree(peer_hello_->initial_window);
+    const auto early = (features_ & kFeatureCredit) != 0 ? flow_.agree(peer_hello_->initial_window) : flow_.forgo();
     if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
     if (fresh && leaving_) tell_restart();
+    tell_agreed(early, features_, session_, events);
   }
-  if (!peer_hello_) return;
+  if (!peer_hello_) {
+    taken_for_stock_ = marked_;
+    if (marked_) tell_agreed(flow_.forgo(), 0, session_, events);
+    return;
+  }
   if (const auto pong = take_extension(*message, now, flow_, liveness_, session_, events)) {
     Control answer = this->message();
     answer.ping = pong;

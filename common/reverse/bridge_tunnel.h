@@ -57,6 +57,7 @@ class BridgeTunnel final : public Engine {
   }
   bool fin_sent(StreamId stream, TimePoint now) override;
   std::uint64_t credit(StreamId stream) const override { return flow_.left(stream); }
+  bool holds_peer_to_credit(StreamId stream) const override { return flow_.enforced(stream); }
   void spent(StreamId stream, std::uint64_t bytes) override { flow_.spent(stream, bytes); }
   void consumed(StreamId stream, std::uint64_t bytes, TimePoint now) override { flow_.consumed(stream, bytes, now); }
   void set_pressed(bool pressed) override { flow_.budget().set_pressed(pressed); }
@@ -70,6 +71,8 @@ class BridgeTunnel final : public Engine {
   /// The name the portal's control stream came under; empty before.
   const std::string& control_name() const { return control_name_; }
   const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own portal
+  /// The portal is ours as far as is known: it showed the marker, its hello may still be under way.
+  bool own_portal() const { return marked_ && !taken_for_stock_; }
   /// Who visits, from what stood behind the target of his New; empty where the portal does not tell, or nothing did.
   VisitorAddress visitor_behind(ConstSpan trailing) const;
   const mux::Session& session() const { return session_; }
@@ -116,6 +119,7 @@ class BridgeTunnel final : public Engine {
   TunnelEnd end_ = TunnelEnd::none;
   std::vector<StreamId> control_ids_;     // live control streams; bounded
   bool marked_ = false;                   // the portal showed the marker, and we answered
+  bool taken_for_stock_ = false;          // too late for it
   std::optional<StreamId> hello_stream_;  // where we answered, and may write
   std::string control_name_;
   bool leaving_ = false;  // announce_restart()

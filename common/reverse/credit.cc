@@ -23,13 +23,35 @@ std::uint64_t step_of(std::uint64_t window) { return std::min(window / 2, std::m
 
 }  // namespace
 
+SendCredit SendCredit::early(bool limited) {
+  SendCredit out(kMinWindow);
+  out.limited_ = limited;
+  return out;
+}
+
+void SendCredit::begin(std::uint64_t announced) {
+  const std::uint64_t given = std::max(announced, kMinWindow);
+  if (std::exchange(limited_, true)) {
+    left_ += given - kMinWindow;
+    return;
+  }
+  left_ = given - std::min(given, spent_);
+  spent_ -= given - left_;
+}
+
 bool SendCredit::add(std::uint64_t bytes) {
   const bool was_empty = left_ == 0;
-  left_ += std::min(bytes, std::numeric_limits<std::uint64_t>::max() - left_);
+  const std::uint64_t used_up = std::min(bytes, spent_);
+  spent_ -= used_up;
+  left_ += std::min(bytes - used_up, std::numeric_limits<std::uint64_t>::max() - left_);
   return was_empty && left_ > 0;
 }
 
 void SendCredit::spend(std::uint64_t bytes) {
+  if (!limited_) {
+    spent_ += bytes;
+    return;
+  }
   assert(bytes <= left_);
   left_ -= bytes;
 }
@@ -66,7 +88,8 @@ std::uint64_t WindowBudget::ceiling(std::uint64_t charge) const {
 
 // --- ReceiveWindow ---------------------------------------------------------------------------------------------------
 
-ReceiveWindow::ReceiveWindow(WindowBudget& budget) : budget_(&budget), credit_(budget.announced_) {
+ReceiveWindow::ReceiveWindow(WindowBudget& budget, bool enforced)
+    : budget_(&budget), credit_(budget.announced_), enforced_(enforced) {
   ++budget_->streams_;
   charge();
 }
@@ -74,6 +97,7 @@ ReceiveWindow::ReceiveWindow(WindowBudget& budget) : budget_(&budget), credit_(b
 ReceiveWindow::ReceiveWindow(ReceiveWindow&& from) noexcept
     : budget_(std::exchange(from.budget_, nullptr)),
       credit_(from.credit_),
+      beyond_(from.beyond_),
       queued_(from.queued_),
       charge_(from.charge_),
       want_(from.want_),
@@ -82,7 +106,8 @@ ReceiveWindow::ReceiveWindow(ReceiveWindow&& from) noexcept
       since_(from.since_),
       last_(from.last_),
       drained_(from.drained_),
-      finished_(from.finished_) {}
+      finished_(from.finished_),
+      enforced_(from.enforced_) {}
 
 ReceiveWindow::~ReceiveWindow() {
   if (budget_ == nullptr) return;
@@ -98,9 +123,16 @@ void ReceiveWindow::charge() {
 
 std::uint64_t ReceiveWindow::opening() { return top_up(); }
 
+std::uint64_t ReceiveWindow::enforce() {
+  enforced_ = true;
+  return top_up();
+}
+
 bool ReceiveWindow::received(std::uint64_t bytes) {
-  if (bytes > credit_) return false;
-  credit_ -= bytes;
+  const std::uint64_t covered = std::min(bytes, credit_);
+  if (covered < bytes && enforced_) return false;
+  credit_ -= covered;
+  beyond_ += bytes - covered;
   queued_ += bytes;
   return true;
 }
@@ -110,7 +142,7 @@ std::uint64_t ReceiveWindow::consumed(std::uint64_t bytes, TimePoint now) {
   queued_ -= bytes;
   charge();
   measure(bytes, now);
-  return top_up();
+  return enforced_ ? top_up() : 0;
 }
 
 void ReceiveWindow::finish() {
@@ -123,9 +155,11 @@ void ReceiveWindow::finish() {
 std::uint64_t ReceiveWindow::top_up() {
   if (finished_) return 0;
   const std::uint64_t window = std::min(want_, budget_->ceiling(charge_));
-  if (holds() + step_of(window) > window) return 0;
-  const std::uint64_t add = window - holds();
-  credit_ += add;
+  if (holds() + step_of(window) > window + beyond_) return 0;
+  const std::uint64_t add = window + beyond_ - holds();
+  const std::uint64_t used_up = std::min(add, beyond_);
+  beyond_ -= used_up;
+  credit_ += add - used_up;
   charge();
   return add;
 }

@@ -37,8 +37,14 @@ inline constexpr std::uint64_t kEasyWindow = std::uint64_t{1} << 20;       // wh
 /// nothing, means the minimum.
 class SendCredit {
  public:
+  static constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
+
   explicit SendCredit(std::uint64_t announced) : left_(announced < kMinWindow ? kMinWindow : announced) {}
-  std::uint64_t left() const { return left_; }
+  /// Of a stream that begins before the peer has announced anything: begin() then counts from its first byte.
+  static SendCredit early(bool limited);
+  void begin(std::uint64_t announced);
+
+  std::uint64_t left() const { return limited_ ? left_ : kUnlimited; }
   /// True when there was none before: a stream that waited outside may come back. Never overflows.
   bool add(std::uint64_t bytes);
   /// At most left().
@@ -46,6 +52,8 @@ class SendCredit {
 
  private:
   std::uint64_t left_;
+  std::uint64_t spent_ = 0;  // before begin(); after it, what was sent beyond the credit: the next to come is used up
+  bool limited_ = true;
 };
 
 /// One per tunnel: what all its ReceiveWindows may hold. It has to outlive them.
@@ -91,7 +99,9 @@ class WindowBudget {
 /// One per stream: what the peer may send on it.
 class ReceiveWindow {
  public:
-  explicit ReceiveWindow(WindowBudget& budget);
+  /// `enforced` false: of a stream that begins before the peer knows our announcement. What he sends beyond it is
+  /// taken, and comes off the credit he is given once enforce() was called.
+  explicit ReceiveWindow(WindowBudget& budget, bool enforced = true);
   ReceiveWindow(ReceiveWindow&& from) noexcept;
   ReceiveWindow& operator=(ReceiveWindow&&) = delete;
   ~ReceiveWindow();
@@ -99,9 +109,12 @@ class ReceiveWindow {
   /// Credit to add right away, on top of what was announced; 0: none. Worth sending beside New, where it costs nothing;
   /// whoever never asks gives it with the first bytes that are consumed.
   std::uint64_t opening();
+  /// The peer obeys from here on. Credit to add now; 0: none.
+  std::uint64_t enforce();
+  bool enforced() const { return enforced_; }
   /// Bytes came. False: the peer had no credit for them and the stream has to be ended; nothing is counted then.
   bool received(std::uint64_t bytes);
-  /// The local consumer took so many of them. Credit to add now; 0: none yet.
+  /// The local consumer took so many of them. Credit to add now; 0: none yet, or not enforced.
   std::uint64_t consumed(std::uint64_t bytes, TimePoint now);
   /// The peer will send no more: what he did not use is free for others.
   void finish();
@@ -118,6 +131,7 @@ class ReceiveWindow {
 
   WindowBudget* budget_;
   std::uint64_t credit_;
+  std::uint64_t beyond_ = 0;  // what came without credit, and has not come off it yet
   std::uint64_t queued_ = 0;
   std::uint64_t charge_ = 0;
   std::uint64_t want_ = kInitialWindow;
@@ -127,6 +141,7 @@ class ReceiveWindow {
   TimePoint last_{};
   bool drained_ = false;  // at last_ nothing was left
   bool finished_ = false;
+  bool enforced_;
 };
 
 }  // namespace ebb::reverse

@@ -55,6 +55,8 @@ class Engine {
   // ---- credit; kNoCredit for streams without
   /// Bytes that may be sent on it now. 0: on_credit() will tell.
   virtual std::uint64_t credit(StreamId) const { return kNoCredit; }
+  /// The peer sends on it what it was given, and no more. on_credit() tells of a change.
+  virtual bool holds_peer_to_credit(StreamId) const { return false; }
   /// So many were sent.
   virtual void spent(StreamId, std::uint64_t) {}
   /// The local consumer took so many of what arrived. Look at has_output() afterwards.

@@ -16,4 +16,13 @@ std::optional<Ping> take_extension(const Control& message, TimePoint now, FlowCo
   return std::nullopt;
 }
 
+void tell_agreed(std::span<const StreamId> early, std::uint64_t features, mux::Session& session,
+                 mux::SessionEvents& events) {
+  for (const StreamId stream : early) {
+    if (!session.live(stream)) continue;  // a callback may have closed it
+    if ((features & kFeatureHalfClose) != 0) session.agree_half_close(stream);
+    events.on_credit(stream, session.user(stream));
+  }
+}
+
 }  // namespace ebb::reverse

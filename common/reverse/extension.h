@@ -1,7 +1,9 @@
 // What a Control message between our own nodes may carry beside its state, as either end takes it. PROTOCOL.md, MXR.
 #pragma once
 
+#include <cstdint>
 #include <optional>
+#include <span>
 
 #include "common/protocol/mux/session.h"
 #include "common/reverse/control.h"
@@ -14,5 +16,10 @@ namespace ebb::reverse {
 /// what a ping is to be answered with.
 std::optional<Ping> take_extension(const Control& message, TimePoint now, FlowControl& flow, Liveness& liveness,
                                    const mux::Session& session, mux::SessionEvents& events);
+
+/// To the streams that were there before the hello came: which of the `features` they have from here on. `events` hears
+/// of their credit.
+void tell_agreed(std::span<const StreamId> early, std::uint64_t features, mux::Session& session,
+                 mux::SessionEvents& events);
 
 }  // namespace ebb::reverse

@@ -5,11 +5,46 @@
 
 namespace ebb::reverse {
 
+void FlowControl::expect(bool limited) {
+  phase_ = Phase::expected;
+  limited_ = limited;
+}
+
+std::vector<StreamId> FlowControl::agree(std::uint32_t peers_window) {
+  std::vector<StreamId> early;
+  if (phase_ == Phase::agreed) return early;
+  phase_ = Phase::agreed;
+  peers_window_ = peers_window;
+  early.reserve(streams_.size());
+  for (auto& [id, stream] : streams_) {
+    stream.send.begin(peers_window);
+    owe(StreamId{id}, stream, stream.receive.enforce());
+    early.push_back(StreamId{id});
+  }
+  return early;
+}
+
+std::vector<StreamId> FlowControl::forgo() {
+  std::vector<StreamId> early;
+  phase_ = Phase::none;
+  for (const auto& [id, stream] : streams_) early.push_back(StreamId{id});
+  streams_.clear();
+  owed_.clear();
+  return early;
+}
+
 void FlowControl::opened(StreamId stream) {
-  if (!agreed_) return;
+  if (phase_ == Phase::none) return;
   streams_.erase(stream.value);  // a peer that opens an id twice begins anew
+  const bool agreed = phase_ == Phase::agreed;
   // More than was announced is given with the first bytes that are consumed: most streams never need it.
-  streams_.emplace(stream.value, Stream{SendCredit(peers_window_), ReceiveWindow(budget_)});
+  streams_.emplace(stream.value, Stream{agreed ? SendCredit(peers_window_) : SendCredit::early(limited_),
+                                        ReceiveWindow(budget_, agreed)});
+}
+
+bool FlowControl::enforced(StreamId stream) const {
+  const auto found = streams_.find(stream.value);
+  return found != streams_.end() && found->second.receive.enforced();
 }
 
 std::uint64_t FlowControl::left(StreamId stream) const {

@@ -22,16 +22,17 @@ class FlowControl {
 
   /// For our hello.
   std::uint32_t announced() const { return budget_.announced(); }
-  /// Both ends have the feature: TCP streams opened from here on have credit.
-  void agree(std::uint32_t peers_window) {
-    agreed_ = true;
-    peers_window_ = peers_window;
-  }
-  bool agreed() const { return agreed_; }
+  /// The peer may turn out to be ours: streams opened from here on are counted, and have credit when it has. `limited`:
+  /// it is ours, but its hello has not come; until then they may send the least that it will announce.
+  void expect(bool limited);
+  /// Both ends have the feature: all TCP streams have credit. Returns those that were counted until now.
+  std::vector<StreamId> agree(std::uint32_t peers_window);
+  /// There will be no credit on this tunnel. Returns those that were counted until now.
+  std::vector<StreamId> forgo();
   WindowBudget& budget() { return budget_; }
   const WindowBudget& budget() const { return budget_; }
 
-  /// A TCP stream begins, by either end. Nothing happens where no credit was agreed.
+  /// A TCP stream begins, by either end. Nothing happens where no credit is expected.
   void opened(StreamId stream);
   /// Its id is forgotten. Unknown ones are ignored.
   void closed(StreamId stream) { streams_.erase(stream.value); }
@@ -40,6 +41,8 @@ class FlowControl {
   void spent(StreamId stream, std::uint64_t bytes);
   /// A Window came. True: the stream had no credit before. Unknown streams are ignored.
   bool add(StreamId stream, std::uint64_t bytes);
+  /// The peer is held to its credit on it.
+  bool enforced(StreamId stream) const;
   /// Data came. False: beyond its credit, the stream has to be ended.
   bool received(StreamId stream, std::uint64_t bytes);
   void consumed(StreamId stream, std::uint64_t bytes, TimePoint now);
@@ -50,7 +53,7 @@ class FlowControl {
   /// The windows of one message; call again while owes().
   std::vector<Window> take();
 
-  static constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
+  static constexpr std::uint64_t kUnlimited = SendCredit::kUnlimited;
 
  private:
   struct Stream {
@@ -61,7 +64,9 @@ class FlowControl {
   void owe(StreamId stream, Stream& to, std::uint64_t bytes);
 
   WindowBudget budget_;
-  bool agreed_ = false;
+  enum class Phase : std::uint8_t { none, expected, agreed };
+  Phase phase_ = Phase::none;
+  bool limited_ = false;  // while expected
   std::uint32_t peers_window_ = 0;
   std::unordered_map<std::uint16_t, Stream> streams_;
   std::vector<StreamId> owed_;  // some may have gone

@@ -117,6 +117,7 @@ TimePoint PortalTunnel::next_deadline() const {
 
 void PortalTunnel::start_probe() {
   if (settings_.remembered == Dialect::v2fly) std::swap(probe_names_[0], probe_names_[1]);
+  if (settings_.offer_hello && (settings_.hello.features & kFeatureCredit) != 0) flow_.expect(false);
   const ConstSpan marker = settings_.offer_hello ? ConstSpan(mux::kHelloMarker) : ConstSpan();
   for (std::size_t i = 0; i < 2; ++i) probe_ids_[i] = *open_internal(control_name(probe_names_[i]), {}, marker);
   probe_ = Probe::hello_wait;
@@ -153,18 +154,19 @@ void PortalTunnel::stop_probe() {
 
 void PortalTunnel::decide(Dialect dialect, TimePoint now) {
   stop_probe();
+  flow_.forgo();
   dialect_ = dialect;
   if (dialect == Dialect::xray && !unsure_) send_limits_.max_datagram = mux::kMaxDatagramXray;
   if (state_ == State::probing) state_ = State::active;
   open_control(now, false);
 }
 
-void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now) {
+void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now, mux::SessionEvents& events) {
   if (peer_hello_ || hello.version == 0) return;
   peer_hello_ = hello;
   send_limits_ = limits_from(hello);
-  features_ = hello.features & settings_.hello.features;  // our own hello goes out below, before any later New
-  if ((features_ & kFeatureCredit) != 0) flow_.agree(hello.initial_window);
+  features_ = hello.features & settings_.hello.features;  // our own hello goes out below, before any later frame
+  const auto early = (features_ & kFeatureCredit) != 0 ? flow_.agree(hello.initial_window) : flow_.forgo();
   if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
   if (state_ == State::probing) state_ = State::active;
   const auto other = stream == probe_ids_[0] ? 1 : 0;
@@ -178,6 +180,7 @@ void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now) 
     stop_probe();
     open_control(now, true);
   }
+  tell_agreed(early, features_, session_, events);
 }
 
 // --- control stream ------------------------------------------------------------------------------------------------
@@ -263,7 +266,7 @@ void PortalTunnel::on_control_data(StreamId stream, ConstSpan payload, TimePoint
   if (!marked && !peer_hello_) return;  // a stock bridge has nothing to say here; a redirect target may
   const auto message = decode_control(payload);
   if (!message) return;
-  if (message->hello) on_hello(*message->hello, stream, now);
+  if (message->hello) on_hello(*message->hello, stream, now, events);
   if (!peer_hello_) return;
   if (const auto pong = take_extension(*message, now, flow_, liveness_, session_, events)) {
     Control answer = this->message();

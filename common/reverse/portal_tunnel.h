@@ -58,6 +58,7 @@ class PortalTunnel final : public Engine {
   bool fin_sent(StreamId stream, TimePoint now) override;
   void hold(StreamId stream, bool end_sent) override;
   std::uint64_t credit(StreamId stream) const override { return flow_.left(stream); }
+  bool holds_peer_to_credit(StreamId stream) const override { return flow_.enforced(stream); }
   void spent(StreamId stream, std::uint64_t bytes) override { flow_.spent(stream, bytes); }
   void consumed(StreamId stream, std::uint64_t bytes, TimePoint now) override { flow_.consumed(stream, bytes, now); }
   void set_pressed(bool pressed) override { flow_.budget().set_pressed(pressed); }
@@ -122,7 +123,7 @@ class PortalTunnel final : public Engine {
   void probe_answered(StreamId stream, TimePoint now);
   void stop_probe();
   void decide(Dialect dialect, TimePoint now);
-  void on_hello(const Hello& hello, StreamId stream, TimePoint now);
+  void on_hello(const Hello& hello, StreamId stream, TimePoint now, mux::SessionEvents& events);
   std::optional<StreamId> open_internal(std::string_view name, ConstSpan payload, ConstSpan trailing);
   Control message() const;
   void write_control(const Control& message);

@@ -59,8 +59,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   PortalTunnelSettings ps{.domain = "d", .offer_hello = (flags & 1) != 0, .drain_after = 8, .drain_after_ids = 12};
   if ((flags & 2) != 0) ps.forced = static_cast<Dialect>(flags >> 6 > 2 ? 0 : flags >> 6);
   if ((flags & 4) != 0) ps.remembered = Dialect::v2fly;
+  BridgeTunnelSettings bs{.domain = "d", .answer_hello = (flags & 8) != 0, .max_streams = 20};
+  if ((flags & 16) != 0) ps.hello.features = bs.hello.features = ~std::uint64_t{0};
   PortalTunnel portal(ps, now);
-  BridgeTunnel bridge({.domain = "d", .answer_hello = (flags & 8) != 0, .max_streams = 20}, now);
+  BridgeTunnel bridge(bs, now);
   Plane visitors(true), origins(false);
   Bytes to_bridge, to_portal;
   const auto append = [](Bytes& to, ConstSpan what) { to.insert(to.end(), what.begin(), what.end()); };

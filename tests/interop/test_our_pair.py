@@ -26,6 +26,25 @@ class Consumers(case.PairCase):
         self.assertEqual(visitors.download(self.public, size), pattern.sha256(size))
         self.assertLess(time.monotonic() - begin, 3 * alone + 1)
 
+    def test_those_who_waited_for_the_first_tunnel_hold_up_nobody_either(self):
+        """Their streams are older than the knowledge that both ends have credit."""
+        self.start_pair()
+        size = pattern.bulk(256 * pattern.MIB)
+        begin = time.monotonic()
+        visitors.download(self.public, size)
+        alone = time.monotonic() - begin
+        self.bridge.stop()
+        deaf = [self.connect(self.public) for _ in range(12)]
+        for sock in deaf:
+            sock.sendall(b"FLOOD\n")
+        self.bridge.start()
+        wait.until("the origin serves them", lambda: len([
+            v for v in self.web.visits if v.command == b"FLOOD"]) == 12, 5)
+        for _ in range(3):
+            begin = time.monotonic()
+            self.assertEqual(visitors.download(self.public, size), pattern.sha256(size))
+            self.assertLess(time.monotonic() - begin, 3 * alone + 1)
+
 
 @case.beyond_v2ray
 class Load(case.PairCase):

@@ -9,10 +9,7 @@
 namespace ebb::tunnel {
 
 MuxSide::MuxSide(Tunnel& tunnel, StreamId stream, SourceLedger::Key source)
-    : tunnel_(&tunnel),
-      stream_(stream),
-      credited_(tunnel.engine().credit(stream) != reverse::Engine::kNoCredit),
-      source_(source) {}
+    : tunnel_(&tunnel), stream_(stream), source_(source) {}
 
 MuxSide::~MuxSide() { close(); }
 
@@ -20,14 +17,14 @@ MuxSide::~MuxSide() { close(); }
 
 void MuxSide::send(ConstSpan piece) {
   if (tunnel_ == nullptr || fin_sent_ || end_sent_ || end_wanted_) return;
-  if (credited_) {
-    const std::uint64_t credit = held_back_.empty() ? tunnel_->engine().credit(stream_) : 0;
-    const std::size_t now = static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), credit));
+  const std::uint64_t credit = held_back_.empty() ? tunnel_->engine().credit(stream_) : 0;
+  if (credit < piece.size()) {
+    const auto now = static_cast<std::size_t>(credit);
     held_back_.insert(held_back_.end(), piece.begin() + static_cast<std::ptrdiff_t>(now), piece.end());
     piece = piece.first(now);
     if (piece.empty()) return;
-    tunnel_->engine().spent(stream_, piece.size());
   }
+  tunnel_->engine().spent(stream_, piece.size());
   tunnel_->send_data(stream_, piece);
   if (tunnel_ == nullptr) return;
   if (tunnel_->turn_.side == this) tunnel_->turn_.used += piece.size();
@@ -60,7 +57,7 @@ std::uint64_t MuxSide::delivered() const { return tunnel_ != nullptr ? tunnel_->
 std::size_t MuxSide::room() { return tunnel_ != nullptr ? tunnel_->ask(*this) : kEverything; }
 
 std::uint64_t MuxSide::credit() const {
-  if (!credited_ || tunnel_ == nullptr) return kNoLimit;
+  if (tunnel_ == nullptr) return kNoLimit;
   return held_back_.empty() ? tunnel_->engine().credit(stream_) : 0;
 }
 
@@ -69,6 +66,7 @@ void MuxSide::flush() {
 }
 
 void MuxSide::on_stream_credit() {
+  report_consumed();
   send_held_back();
   if (tunnel_ == nullptr || !held_back_.empty()) return;
   if (winding_) {
@@ -169,14 +167,15 @@ void MuxSide::on_batch_end() {
 /// more than it was given, so that the last bytes are told when all have gone.
 void MuxSide::report_consumed() {
   if (tunnel_ == nullptr) return;
-  if (!credited_) {
-    const std::size_t queued = consumer().queued();
-    if (!lagging_ && queued == 0) return;
+  const std::size_t queued = consumer().queued();
+  if (tunnel_->engine().holds_peer_to_credit(stream_)) {
+    if (lagging_) tunnel_->consumer_leaves(std::exchange(lagging_, nullptr));
+  } else if (lagging_ || queued > 0) {
     if (!lagging_) lagging_ = std::make_unique<Lagging>(*this, source_);
-    return tunnel_->consumer_holds(*lagging_, queued, consumer().delivered());
+    tunnel_->consumer_holds(*lagging_, queued, consumer().delivered());
   }
-  if (received_ == consumed_) return;
-  const std::uint64_t waiting = std::min<std::uint64_t>(consumer().queued(), received_ - consumed_);
+  if (tunnel_ == nullptr || received_ == consumed_) return;
+  const std::uint64_t waiting = std::min<std::uint64_t>(queued, received_ - consumed_);
   const std::uint64_t taken = received_ - consumed_ - waiting;
   if (taken == 0) return;
   consumed_ += taken;

@@ -62,13 +62,12 @@ class MuxSide final : public relay::Side, public Source, private StreamUser {
 
   Tunnel* tunnel_;  // null once the stream is over
   StreamId stream_;
-  bool credited_;  // both directions
   bool fin_sent_ = false;
   bool end_sent_ = false;    // and listens for the rest of the answer
   bool end_wanted_ = false;  // send_end() came while bytes were held back
   bool winding_ = false;     // and wind_down()
   SourceLedger::Key source_;
-  /// Who consumes what comes, once he has held some of it; never with credit.
+  /// Who consumes what comes, once he has held some of it, while the peer is not held to credit.
   struct Lagging final : Consumer {
     Lagging(MuxSide& owner, SourceLedger::Key source) : Consumer(source), side(owner) {}
     MuxSide& side;

@@ -9,6 +9,12 @@ void Tunnel::consumer_holds(MuxSide::Lagging& consumer, std::size_t queued, std:
   follow_laggards();
 }
 
+/// Its peer is held to credit from here on.
+void Tunnel::consumer_leaves(std::unique_ptr<MuxSide::Lagging> consumer) {
+  laggards_.leave(*consumer);
+  follow_laggards();
+}
+
 void Tunnel::follow_laggards() {
   if (dead_) return;
   if (const bool reading = laggards_.may_read(); reading != reading_) {

@@ -110,6 +110,9 @@ std::unique_ptr<MuxSide> Tunnel::make_side(StreamId stream, SourceLedger::Key so
 }
 
 void Tunnel::send_frames(ConstSpan frames) {
+  if (dead_) return;
+  // What the engine has said may be what the peer needs to understand these: a hello before a FIN.
+  if (engine_->has_output()) send_own(engine_->take_output());
   if (!dead_) send_own(frames);
 }
 

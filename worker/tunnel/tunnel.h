@@ -134,6 +134,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void serve();
   void serve_soon();
   void consumer_holds(MuxSide::Lagging& consumer, std::size_t queued, std::uint64_t delivered);
+  void consumer_leaves(std::unique_ptr<MuxSide::Lagging> consumer);
   void tell_progress(StreamId stream, std::uint64_t sent_until);
   void consumed(StreamId stream, std::uint64_t bytes);
   bool send_fin(StreamId stream);

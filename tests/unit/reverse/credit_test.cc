@@ -40,6 +40,31 @@ TEST(SendCredit, DoesNotOverflow) {
   EXPECT_EQ(credit.left(), 0u);
 }
 
+TEST(SendCredit, OfAnEarlyStreamCountsFromItsFirstByte) {
+  SendCredit limited = SendCredit::early(true);
+  EXPECT_EQ(limited.left(), kMinWindow);
+  limited.spend(1000);
+  limited.begin(64 * kKiB);
+  EXPECT_EQ(limited.left(), 64 * kKiB - 1000);
+
+  SendCredit below = SendCredit::early(false);
+  EXPECT_EQ(below.left(), SendCredit::kUnlimited);
+  below.spend(1000);
+  below.begin(64 * kKiB);
+  EXPECT_EQ(below.left(), 64 * kKiB - 1000);
+}
+
+TEST(SendCredit, WhatAnEarlyStreamSentBeyondItComesOffWhatFollows) {
+  SendCredit credit = SendCredit::early(false);
+  credit.spend(100 * kKiB);
+  credit.begin(64 * kKiB);
+  EXPECT_EQ(credit.left(), 0u);
+  EXPECT_FALSE(credit.add(36 * kKiB));
+  EXPECT_EQ(credit.left(), 0u);
+  EXPECT_TRUE(credit.add(1));
+  EXPECT_EQ(credit.left(), 1u);
+}
+
 TEST(WindowBudget, AnnouncesLessWhenItIsSmall) {
   EXPECT_EQ(WindowBudget().announced(), 64 * kKiB);
   EXPECT_EQ(WindowBudget(1024 * kMiB).announced(), 64 * kKiB);
@@ -73,6 +98,31 @@ TEST(ReceiveWindow, RefusesWhatExceedsItsCredit) {
   EXPECT_TRUE(window.received(0));
   EXPECT_FALSE(window.received(1));
   EXPECT_EQ(window.queued(), budget.announced());
+}
+
+TEST(ReceiveWindow, TakesWhatAnEarlyStreamSendsBeyondItAndGivesThatMuchLessLater) {
+  WindowBudget budget;
+  ReceiveWindow window(budget, false);
+  EXPECT_TRUE(window.received(kMiB));
+  EXPECT_EQ(window.queued(), kMiB);
+  EXPECT_EQ(window.consumed(kMiB / 2, TimePoint(1s)), 0u) << "the peer does not know of credit yet";
+  // In all one window beyond what was consumed, which the peer has used up and more.
+  EXPECT_EQ(window.enforce(), kMiB / 2 + kInitialWindow - budget.announced());
+  EXPECT_TRUE(window.enforced());
+  EXPECT_EQ(window.outstanding(), 0u);
+  EXPECT_FALSE(window.received(1));
+  EXPECT_EQ(window.consumed(kMiB / 2, TimePoint(1s + 1ms)), kMiB / 2);
+  EXPECT_EQ(window.outstanding(), kInitialWindow);
+  EXPECT_TRUE(window.received(kInitialWindow));
+  EXPECT_FALSE(window.received(1));
+}
+
+TEST(ReceiveWindow, OfAnEarlyStreamThatKeptBelowIsAsAnyOther) {
+  WindowBudget budget;
+  ReceiveWindow window(budget, false);
+  EXPECT_TRUE(window.received(1000));
+  EXPECT_EQ(window.enforce(), kInitialWindow - budget.announced());
+  EXPECT_EQ(window.holds(), kInitialWindow);
 }
 
 TEST(ReceiveWindow, GivesCreditBackBeforeHalfOfItIsGone) {

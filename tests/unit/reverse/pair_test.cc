@@ -166,6 +166,86 @@ TEST(OursToOurs, CarryStreamsBothWays) {
   EXPECT_EQ(pair.bridge.events.lines.back(), "stray 3") << "the portal's End, once";
 }
 
+struct EarlyStream : Pair {
+  StreamId stream;
+
+  explicit EarlyStream(PortalTunnelSettings p = with_credit(portal_settings()),
+                       BridgeTunnelSettings b = with_credit(bridge_settings()))
+      : Pair(milliseconds(20), std::move(p), std::move(b)) {
+    Bytes frame(mux::kMaxHead);
+    const auto opened = portal.tunnel.open(kWeb, nullptr, frame);
+    stream = opened->stream;
+    send_to_bridge(portal.tunnel.take_output());
+    send_to_bridge(ConstSpan(frame).first(opened->head_bytes));
+  }
+  template <class Settings>
+  static Settings with_credit(Settings settings) {
+    settings.hello.features = kFeatureCredit | kFeatureHalfClose;
+    return settings;
+  }
+  Bytes data(std::size_t bytes) const {
+    Bytes frame(mux::kKeepHead);
+    mux::write_keep_head(frame, stream, bytes);
+    frame.resize(frame.size() + bytes, 0x78);
+    return frame;
+  }
+};
+
+TEST(OursToOurs, GiveCreditToStreamsThatBeganBeforeTheyKnewEachOther) {
+  EarlyStream pair;
+  EXPECT_EQ(pair.portal.tunnel.credit(pair.stream), Engine::kNoCredit) << "the bridge may be a stock one";
+  EXPECT_FALSE(pair.portal.tunnel.holds_peer_to_credit(pair.stream));
+  pair.portal.tunnel.spent(pair.stream, 60000);
+  pair.send_to_bridge(pair.data(60000));
+  pair.pass(milliseconds(30));
+  EXPECT_EQ(pair.bridge.tunnel.credit(pair.stream), kMinWindow) << "it saw the marker, and not the hello";
+  EXPECT_FALSE(pair.bridge.tunnel.holds_peer_to_credit(pair.stream));
+  pair.bridge.tunnel.spent(pair.stream, 10000);
+  pair.send_to_portal(pair.data(10000));
+  pair.pass(milliseconds(25));
+  // The portal knows, and its hello is under way.
+  const std::uint64_t announced = pair.bridge.tunnel.flow().announced();
+  EXPECT_EQ(pair.portal.tunnel.credit(pair.stream), announced - 60000);
+  EXPECT_TRUE(pair.portal.tunnel.holds_peer_to_credit(pair.stream));
+  pair.portal.tunnel.consumed(pair.stream, 10000, pair.portal.now);
+  pair.bridge.tunnel.consumed(pair.stream, 60000, pair.bridge.now);
+  pair.pass(milliseconds(100));
+  EXPECT_TRUE(pair.bridge.tunnel.holds_peer_to_credit(pair.stream));
+  EXPECT_EQ(pair.portal.tunnel.credit(pair.stream), kInitialWindow) << "counted from what was consumed";
+  EXPECT_EQ(pair.bridge.tunnel.credit(pair.stream), kInitialWindow - 10000) << "too little was consumed to say so";
+  EXPECT_EQ(pair.portal.tunnel.half_close(pair.stream), HalfClose::fin);
+  EXPECT_EQ(pair.bridge.tunnel.half_close(pair.stream), HalfClose::fin);
+}
+
+TEST(OursToOurs, HoldThePeerToTheCreditOfSuchAStreamOnceHeKnows) {
+  EarlyStream pair;
+  for (int i = 0; i < 6; ++i) pair.send_to_bridge(pair.data(50000));  // from before the hello: nobody forbade it
+  pair.pass(milliseconds(200));
+  EXPECT_EQ(pair.bridge.tunnel.credit_overruns(), 0U);
+  pair.send_to_bridge(pair.data(1));
+  pair.pass(milliseconds(50));
+  EXPECT_EQ(pair.bridge.tunnel.credit_overruns(), 1U);
+  EXPECT_EQ(pair.bridge.events.lines.back(), "end! 3");
+}
+
+TEST(OursToOurs, GiveABridgeThatIsTakenForAStockOneItsFreedomBack) {
+  auto settings = EarlyStream::with_credit(Pair::portal_settings());
+  EarlyStream pair(settings);
+  pair.pass(milliseconds(30));
+  ASSERT_EQ(pair.bridge.tunnel.credit(pair.stream), kMinWindow);
+  EXPECT_TRUE(pair.bridge.tunnel.own_portal());
+  pair.to_portal.clear();  // its hello is lost: the portal has given up
+  Control beat;
+  beat.random = Bytes(3);
+  const auto message = encode_control(beat);
+  Bytes frame(mux::kKeepHead);
+  mux::write_keep_head(frame, StreamId{1}, message.size());
+  frame.insert(frame.end(), message.begin(), message.end());
+  pair.bridge.feed_bytes(frame);
+  EXPECT_EQ(pair.bridge.tunnel.credit(pair.stream), Engine::kNoCredit);
+  EXPECT_FALSE(pair.bridge.tunnel.own_portal());
+}
+
 TEST(OursToOurs, APortalThatIsReplacedSaysSoAndMayTakeItBack) {
   Pair pair(milliseconds(10));
   pair.pass(milliseconds(100));
