@@ -23,8 +23,11 @@ def link_binary() -> str:
     return os.path.abspath(os.environ.get("EBB_LINK", beside))
 
 
-def impossible() -> str:
+def impossible(congestion: str = "") -> str:
     """Why there can be no such path here; "" when there can."""
+    with open("/proc/sys/net/ipv4/tcp_allowed_congestion_control", encoding="ascii") as f:
+        if congestion and congestion not in f.read().split():
+            return f"may not use the congestion control {congestion} here"
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     if not os.path.exists("/dev/net/tun"):
@@ -70,9 +73,10 @@ def _in_thread(work):
 class Path:
     """Moves the calling process into the near namespace for good, so only a test that has a process of its own may."""
 
-    def __init__(self, delay_ms: float, rate: float, queue: int, mtu: int = 1500):
-        """`delay_ms`: one way. `rate`: bytes/s each way, heads of packets included. `queue`: bytes that wait at most."""
-        self.rate = rate
+    def __init__(self, delay_ms: float, rate: float, queue: int, mtu: int = 1500, congestion: str = ""):
+        """`delay_ms`: one way. `rate`: bytes/s each way, heads of packets included. `queue`: bytes that wait at most.
+        `congestion`: TCP's algorithm at both ends; "": the machine's."""
+        self.rate, self._congestion = rate, congestion
         _own_namespace()
         near = self._furnish(NEAR, FAR, mtu)
         self._far = _in_thread(_own_namespace)
@@ -85,8 +89,7 @@ class Path:
         os.close(near)
         os.close(far)
 
-    @staticmethod
-    def _furnish(own: str, other: str, mtu: int) -> int:
+    def _furnish(self, own: str, other: str, mtu: int) -> int:
         """Loopback and one end of the path in the calling thread's namespace; the TUN device's descriptor."""
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", b"path", _IFF_TUN | _IFF_NO_PI))
@@ -98,6 +101,9 @@ class Path:
                 least, start, _ = f.read().split()
             with open(f"/proc/sys/net/ipv4/{name}", "w", encoding="ascii") as f:
                 f.write(f"{least} {start} {64 << 20}")
+        if self._congestion:
+            with open("/proc/sys/net/ipv4/tcp_congestion_control", "w", encoding="ascii") as f:
+                f.write(self._congestion)
         return fd
 
     def far(self, work):
