@@ -164,7 +164,8 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now,
   } else if (!leaving && state_ == State::draining) {
     state_ = State::active;
   }
-  if (message->hello && marked_) {
+  const bool decided = !message->hello || message->hello->version != 0;
+  if (message->hello && marked_ && decided) {
     hello_stream_ = stream;  // the portal reads this one from now on
     const bool fresh = !peer_hello_;
     if (fresh) peer_hello_ = *message->hello;
@@ -176,8 +177,9 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now,
     tell_agreed(early, features_, session_, events);
   }
   if (!peer_hello_) {
-    taken_for_stock_ = marked_;
-    if (marked_) tell_agreed(flow_.forgo(), 0, session_, events);
+    if (!marked_ || !decided) return;
+    taken_for_stock_ = true;
+    tell_agreed(flow_.forgo(), 0, session_, events);
     return;
   }
   if (const auto pong = take_extension(*message, now, flow_, liveness_, session_, events)) {

@@ -312,7 +312,21 @@ void PortalTunnel::review_state() {
 
 void PortalTunnel::ask_for_another(TimePoint now) {
   if (std::exchange(tell_drain_, true) || state_ == State::dead) return;
-  send_beat(now, false);
+  control_ || probe_ == Probe::none ? send_beat(now, false) : call_out();
+}
+
+/// While the dialect is not known, and what would tell it may lie behind a consumer that lags: under every name.
+void PortalTunnel::call_out() {
+  Control drain = message();
+  drain.random = padding_.next();
+  drain.hello = Hello{.version = 0};  // to our own bridge: nothing is decided yet
+  const auto payload = encode_control(drain);
+  for (const auto dialect : {Dialect::v2ray, Dialect::v2fly, Dialect::xray}) {
+    const auto stream = open_internal(control_name(dialect), payload, {});
+    if (!stream) continue;
+    session_.queue_end(*stream, false);
+    session_.close(*stream);
+  }
 }
 
 bool PortalTunnel::finished() const {

@@ -130,6 +130,7 @@ class PortalTunnel final : public Engine {
   Bytes beat(bool with_hello);
   void open_control(TimePoint now, bool with_hello);
   void send_beat(TimePoint now, bool with_hello);
+  void call_out();
   void control_lost(TimePoint now);
   void leave(bool& why, TimePoint now);
   void review_state();

@@ -246,6 +246,18 @@ TEST(OursToOurs, GiveABridgeThatIsTakenForAStockOneItsFreedomBack) {
   EXPECT_FALSE(pair.bridge.tunnel.own_portal());
 }
 
+TEST(OursToOurs, AgreeThoughTheBridgeIsAskedForAnotherTunnelBefore) {
+  EarlyStream pair;
+  pair.portal.tunnel.ask_for_another(pair.portal.now);
+  pair.pass(milliseconds(30));
+  EXPECT_EQ(pair.bridge.tunnel.state(), BridgeTunnel::State::draining);
+  EXPECT_EQ(pair.bridge.tunnel.credit(pair.stream), kMinWindow);
+  pair.pass(milliseconds(100));
+  EXPECT_EQ(pair.bridge.tunnel.credit(pair.stream), kInitialWindow);
+  EXPECT_TRUE(pair.bridge.tunnel.holds_peer_to_credit(pair.stream));
+  EXPECT_TRUE(pair.portal.tunnel.holds_peer_to_credit(pair.stream));
+}
+
 TEST(OursToOurs, APortalThatIsReplacedSaysSoAndMayTakeItBack) {
   Pair pair(milliseconds(10));
   pair.pass(milliseconds(100));

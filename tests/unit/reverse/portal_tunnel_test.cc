@@ -243,6 +243,27 @@ TEST(PortalTunnel, AsksForAnotherTunnelAndStaysUsable) {
   EXPECT_EQ(portal.tunnel.end(), TunnelEnd::drained) << "drained for good, replaced and empty";
 }
 
+TEST(PortalTunnel, AsksUnderEveryNameWhileItDoesNotKnowTheBridges) {
+  Portal portal(settings());
+  portal.output();
+  portal.tunnel.ask_for_another(portal.now);
+  const auto frames = portal.output();
+  ASSERT_EQ(frames.size(), 6U);
+  const std::array names{Dialect::v2ray, Dialect::v2fly, Dialect::xray};
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const auto frame = test::unhex(frames[2 * i]);
+    const auto opened = mux::decode_head(frame)->message;
+    EXPECT_EQ(*mux::decode_open(opened->meta)->target.name(), control_name(names[i]));
+    const Control asked = control_in(frames[2 * i]);
+    EXPECT_TRUE(asked.draining());
+    ASSERT_TRUE(asked.hello) << "our own bridge is told that nothing is decided yet";
+    EXPECT_EQ(asked.hello->version, 0U);
+    EXPECT_EQ(mux::decode_head(test::unhex(frames[2 * i + 1]))->message->stream, opened->stream);
+  }
+  EXPECT_EQ(portal.tunnel.user_streams(), 0U);
+  EXPECT_TRUE(portal.tunnel.pickable(portal.now));
+}
+
 TEST(PortalTunnel, PingsAnUnknownIdAndGivesUpIn25Seconds) {
   Portal portal(forced(Dialect::v2ray));
   const auto user = open_stream(portal);

@@ -1,0 +1,112 @@
+"""Visitors that read slowly or never, on the tunnel of a stock bridge, which knows no credit: it takes no new streams then,
+a further tunnel is called for, and who comes afterwards is served on that."""
+
+import threading
+import time
+import unittest
+
+from ebbtest import carriage, case, pattern, visitors, wait
+
+
+@case.beyond_v2ray
+class V2rayBridge(carriage.Story):
+    bridge_kind = "v2ray"
+    exclusive = True  # measures rates
+    limit_s = 120
+    within_s = 3.0  # the bridge looks every 2 s whether it has a tunnel that is not drained
+
+    def rate(self, sock, seconds: float) -> float:
+        with carriage.Readers([sock]) as reader:
+            return reader.rate_over(seconds)
+
+    def flood(self):
+        known = len(self.web.visits)
+        sock = self.connect(self.public)
+        sock.sendall(b"FLOOD\n")
+        wait.until("the origin serves him", lambda: any(v.command == b"FLOOD" for v in self.web.visits[known:]), 15)
+        return sock
+
+    def alone(self) -> float:
+        """What a visitor gets when he is the only one."""
+        sock = self.flood()
+        rate = max(self.rate(sock, 1) for _ in range(3))
+        sock.close()
+        return rate
+
+    def those_who_come_afterwards(self) -> None:
+        """A newcomer every half a second: each has his rate 3 s after he came, and a page is there as soon."""
+        pages, begin = [], time.monotonic()
+        alone, newcomers = self.before, []
+
+        def come():
+            known = time.monotonic()
+            try:
+                visitors.fetch(self.public, 15)
+            except OSError as error:
+                pages.append(error)
+                return
+            pages.append(time.monotonic() - known)
+
+        threads = [threading.Timer(0.1 * n, come) for n in range(40)]
+        for thread in threads:
+            thread.start()
+        downloads = self.flood()
+        wait.until("3 s have passed", lambda: time.monotonic() > begin + self.within_s, 10, step=0.01)
+        newcomers.append(max(self.rate(downloads, 1) for _ in range(2)))
+        downloads.close()
+        for thread in threads:
+            thread.join()
+        slowest = max(p for p in pages if isinstance(p, float))
+        self.say(f"alone {alone / 1e6:.0f} MB/s, newcomer {newcomers[0] / 1e6:.0f} MB/s after 3 s; the slowest of "
+                 f"{len(pages)} pages took {slowest:.2f} s")
+        self.assertEqual([p for p in pages if not isinstance(p, float)], [])
+        self.assertLess(slowest, self.within_s + case.SLACK_S)
+        self.assertGreater(newcomers[0], 0.6 * alone, "80 % are promised; the rest is the machine's")
+
+    def held_up(self) -> None:
+        wait.until("the tunnel is held up", lambda: "holds up its tunnel" in self.portal.log(), 10, step=0.01)
+
+    def test_one_that_never_reads(self):
+        self.start_pair()
+        self.before = self.alone()
+        self.flood()
+        self.held_up()
+        self.those_who_come_afterwards()
+
+    def test_one_that_reads_a_megabyte_a_second(self):
+        self.start_pair()
+        self.before = self.alone()
+        with carriage.Readers([self.flood()], rate=1e6):
+            self.held_up()
+            self.those_who_come_afterwards()
+
+    def test_those_on_other_tunnels_do_not_notice(self):
+        """One stalls as soon as the tunnel is there, before it is known what bridge it is; the next one sits on another
+        tunnel, and that one stands still comes to its end without him."""
+        self.start_pair()
+        first = self.flood()
+        self.held_up()
+        begin = time.monotonic()
+        with carriage.Readers([self.flood()]) as elsewhere:
+            self.say(f"the next one was served after {time.monotonic() - begin:.1f} s")
+            self.assertLess(time.monotonic() - begin, self.within_s + case.SLACK_S)
+            elsewhere.rate_over(1)
+            beside = elsewhere.rate_over(2)
+            wait.until("the first is reset", lambda: "stalled stream was reset" in self.portal.log(), 15)
+            first.close()
+            elsewhere.rate_over(1)
+            alone = elsewhere.rate_over(2)
+        self.say(f"{beside / 1e6:.0f} MB/s beside him who never reads, {alone / 1e6:.0f} MB/s alone")
+        self.assertGreater(beside, 0.8 * alone)
+
+
+class V2flyBridge(V2rayBridge):
+    bridge_kind = "v2fly"
+
+
+class XrayBridge(V2rayBridge):
+    bridge_kind = "xray"
+
+
+if __name__ == "__main__":
+    unittest.main()
