@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Compares ebbgate with V2Ray in one run: portal and bridge of one implementation against both of the other.
+"""Compares ebbgate with V2Ray, or with an earlier ebbgate, in one run: portal and bridge of one against both of the other.
 
 CPU time is that of all processes of both sides, from /proc; what makes the load is not counted. The two take turns, and
 medians and ratios are what to read: absolute numbers belong to this machine and this hour.
 
     EBBGATE_BIN=build/release/ebbgate python3 tests/bench/compare.py [--quick] [--rounds N] [--only PART ...] [--json FILE]
+                                                                   [--before EARLIER_BINARY]
 """
 
 import argparse
@@ -35,7 +36,9 @@ def _serve(port: int) -> None:
 class Pair:
     """Portal and bridge of one implementation, running, with a web page in a process of its own behind them."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, binary: str = ""):
+        if binary:
+            os.environ["EBBGATE_BIN"] = binary  # every program started from here on
         self.directory = tempfile.mkdtemp(prefix="ebbbench-")
         self.web_port, self.public, tunnel = (ports.free_port() for _ in range(3))
         self.web = multiprocessing.get_context("fork").Process(target=_serve, args=(self.web_port,), daemon=True)
@@ -180,22 +183,26 @@ def main() -> int:
     args.add_argument("--quick", action="store_true", help="an eighth of the load, one round")
     args.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     args.add_argument("--json", help="write the medians there too")
+    args.add_argument("--before", metavar="BINARY", help="compare with this ebbgate instead of V2Ray")
     args = args.parse_args()
     procfs.adopt_orphans()
     scale, rounds = (0.125, 1) if args.quick else (1.0, args.rounds)
-    kinds, seen = ["v2ray", "ours"], {"v2ray": {}, "ours": {}}
+    other = "before" if args.before else "v2ray"
+    who = {other: ("ours" if args.before else "v2ray", args.before or ""), "ours": ("ours", programs.ebbgate_binary())}
+    kinds, seen = list(who), {name: {} for name in who}
     units = {}
     for turn in range(rounds):
         for kind in kinds if turn % 2 == 0 else reversed(kinds):
-            with Pair(programs.implementation(kind)) as pair:
+            implementation, binary = who[kind]
+            with Pair(programs.implementation(implementation), binary) as pair:
                 for part in args.only:
                     for name, (value, unit) in PARTS[part](pair, scale).items():
                         seen[kind].setdefault(name, []).append(value)
                         units[name] = unit
             print(f"round {turn + 1} of {rounds}: {kind} done", file=sys.stderr, flush=True)
     medians = {kind: {name: statistics.median(values) for name, values in seen[kind].items()} for kind in kinds}
-    print(f"\n{'':34}{'v2ray':>12}{'ebbgate':>12}   ebbgate / v2ray")
-    for name, theirs in medians["v2ray"].items():
+    print(f"\n{'':34}{other:>12}{'ebbgate':>12}   ebbgate / {other}")
+    for name, theirs in medians[other].items():
         ours = medians["ours"][name]
         ratio = f"{ours / theirs:8.2f}" if theirs else "        "
         print(f"{name:34}{theirs:12.2f}{ours:12.2f}   {ratio}   {units[name]}")
