@@ -11,15 +11,18 @@ namespace {
 constexpr std::uint64_t kMaxAnnounced = std::uint64_t{64} << 10;
 constexpr std::uint64_t kSpareShare = 8;                        // of the budget: kept for streams that may still come
 constexpr std::uint64_t kShare = 17;                            // a stream leaves a seventeenth of what is free
-constexpr std::uint64_t kStep = std::uint64_t{64} << 10;        // less is not worth a message while the window is large
+constexpr std::uint64_t kStep = std::uint64_t{128} << 10;       // a read of the sender that is worth it
 constexpr auto kShortestPeriod = std::chrono::milliseconds(2);  // measured over less, a burst looks like a rate
 constexpr auto kEasyTime = std::chrono::milliseconds(10);       // loops, batches and queues beside the round trip
 
 double seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
 
-/// Credit is added in pieces of this size: half of a small window, a sixteenth of a large one, so that the sender of a
-/// window that just covers the round trip does not run dry.
-std::uint64_t step_of(std::uint64_t window) { return std::min(window / 2, std::max(kStep, window / 16)); }
+/// Credit is added in pieces of this size: less is not worth a message and a read, but the sender of a window that just
+/// covers the round trip must not run dry, so it is a sixteenth of a large one, and half of the smallest.
+std::uint64_t step_of(std::uint64_t window) {
+  if (window <= kMaxAnnounced) return window / 2;
+  return std::max(std::min(window / 4, kStep), window / 16);
+}
 
 }  // namespace
 
@@ -101,6 +104,7 @@ ReceiveWindow::ReceiveWindow(ReceiveWindow&& from) noexcept
       queued_(from.queued_),
       charge_(from.charge_),
       want_(from.want_),
+      taken_in_all_(from.taken_in_all_),
       taken_(from.taken_),
       rate_(from.rate_),
       since_(from.since_),
@@ -125,7 +129,7 @@ std::uint64_t ReceiveWindow::opening() { return top_up(); }
 
 std::uint64_t ReceiveWindow::enforce() {
   enforced_ = true;
-  return top_up();
+  return may_grow() ? top_up() : 0;
 }
 
 bool ReceiveWindow::received(std::uint64_t bytes) {
@@ -142,7 +146,12 @@ std::uint64_t ReceiveWindow::consumed(std::uint64_t bytes, TimePoint now) {
   queued_ -= bytes;
   charge();
   measure(bytes, now);
-  return enforced_ ? top_up() : 0;
+  taken_in_all_ += bytes;
+  return may_grow() ? top_up() : 0;
+}
+
+bool ReceiveWindow::may_grow() const {
+  return enforced_ && (beyond_ > 0 || taken_in_all_ >= budget_->announced_ / 4);
 }
 
 void ReceiveWindow::finish() {

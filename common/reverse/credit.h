@@ -114,7 +114,8 @@ class ReceiveWindow {
   bool enforced() const { return enforced_; }
   /// Bytes came. False: the peer had no credit for them and the stream has to be ended; nothing is counted then.
   bool received(std::uint64_t bytes);
-  /// The local consumer took so many of them. Credit to add now; 0: none yet, or not enforced.
+  /// The local consumer took so many of them. Credit to add now; 0: none yet (the first only when a quarter of what was
+  /// announced is taken: most streams never need any), or not enforced.
   std::uint64_t consumed(std::uint64_t bytes, TimePoint now);
   /// The peer will send no more: what he did not use is free for others.
   void finish();
@@ -126,6 +127,7 @@ class ReceiveWindow {
 
  private:
   std::uint64_t top_up();
+  bool may_grow() const;
   void charge();
   void measure(std::uint64_t bytes, TimePoint now);
 
@@ -135,6 +137,7 @@ class ReceiveWindow {
   std::uint64_t queued_ = 0;
   std::uint64_t charge_ = 0;
   std::uint64_t want_ = kInitialWindow;
+  std::uint64_t taken_in_all_ = 0;
   std::uint64_t taken_ = 0;  // by the consumer since since_
   double rate_ = 0;          // bytes per second, of the period before
   TimePoint since_{};

@@ -12,6 +12,13 @@ std::uint64_t bridge_identity(const std::optional<UserId>& user, std::string_vie
   return std::hash<std::string>{}(name);
 }
 
+/// Of every visitor: no text is made for it.
+std::uint64_t target_key(const Target& target) {
+  const std::string_view host = target.name() != nullptr ? *target.name() : as_text(target.ip()->bytes);
+  const std::uint64_t rest = std::uint64_t{target.port} << 8 | static_cast<std::uint8_t>(target.network);
+  return std::hash<std::string_view>{}(host) ^ rest * 0x9e3779b97f4a7c15u;
+}
+
 Pool::Seat& Pool::seat(std::uint64_t bridge) {
   const auto [at, added] = seats_.try_emplace(bridge);
   at->second.used = now_;
@@ -26,7 +33,7 @@ Pool::Seat& Pool::seat(std::uint64_t bridge) {
 
 void Pool::begin(const Target& target, TimePoint now) {
   candidates_.clear();
-  target_ = std::hash<std::string>{}(target.text());
+  target_ = target_key(target);
   now_ = now;
 }
 

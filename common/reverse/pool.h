@@ -19,6 +19,9 @@ namespace ebb::reverse {
 /// the address they come from. Stable over restarts of either end.
 std::uint64_t bridge_identity(const std::optional<UserId>& user, std::string_view address, const Hello* hello);
 
+/// What visitors' targets are told apart by: for Health.
+std::uint64_t target_key(const Target& target);
+
 class Pool {
  public:
   static constexpr std::size_t kMaxRemembered = 1024;  // bridges that are not up

@@ -62,7 +62,7 @@ class Pair:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def cpu(self) -> float:
-        return sum(procfs.cpu_seconds(side.pid) for side in self.sides)
+        return sum(procfs.cpu_ns(side.pid) for side in self.sides) / 1e9
 
     def memory(self) -> int:
         """PSS of all processes once it stands still (within 1 % over half a second, at most 5 s)."""

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "worker/tunnel/scheduler.h"
+
 namespace ebb::tunnel {
 namespace {
 
@@ -88,10 +90,9 @@ Duration Pipe::retry_in() const {
 }
 
 std::size_t Pipe::quantum() const {
-  constexpr std::size_t kSlow = 8 * 1024;
-  constexpr std::size_t kFast = 64 * 1024;
-  if (rate_ == 0) return kFast;
-  return static_cast<std::size_t>(std::clamp<std::uint64_t>(rate_ / 500, kSlow, kFast));
+  if (rate_ == 0) return Scheduler::kFirstQuantum;
+  return static_cast<std::size_t>(
+      std::clamp<std::uint64_t>(rate_ / 500, Scheduler::kMinQuantum, Scheduler::kMaxQuantum));
 }
 
 }  // namespace ebb::tunnel

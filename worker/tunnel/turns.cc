@@ -55,7 +55,12 @@ std::size_t Tunnel::room() {
     }
   }
   const std::size_t most = has_path_ ? std::min(pipe_.room(), kMostQueued) : kMostQueued;
-  return most > wire_.queued() ? most - wire_.queued() : 0;
+  const std::size_t left = most > wire_.queued() ? most - wire_.queued() : 0;
+  // A scrap is not worth a read while what is under way will make more of it; more than that is good for a whole turn,
+  // 2 ms of the link too many at most. Small reads cost more than anything else here.
+  const std::size_t turn = scheduler_.quantum();
+  const bool under_way = wire_.queued() > 0 || pipe_.in_kernel() > 0;
+  return left < turn / 8 && under_way ? 0 : std::max(left, turn);
 }
 
 void Tunnel::serve() {
@@ -72,8 +77,8 @@ void Tunnel::serve() {
     scheduler_.used(side, 0, false);
   }
   serving_ = false;
-  // A full queue tells of its progress; acknowledgements have to be looked for.
-  if (!dead_ && !scheduler_.idle() && wire_.queued() < kMostQueued) loop_.arm(room_timer_, pipe_.retry_in());
+  // What is queued tells of its progress; acknowledgements have to be looked for.
+  if (!dead_ && !scheduler_.idle() && wire_.queued() == 0) loop_.arm(room_timer_, pipe_.retry_in());
 }
 
 void Tunnel::unlist(MuxSide& side) {

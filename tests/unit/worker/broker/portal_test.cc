@@ -60,7 +60,7 @@ class PortalTest : public testing::Test {
   }
   std::size_t streams_of(std::size_t link) { return portal->links()[link]->plan().user_streams(); }
   reverse::Standing standing(std::size_t link) {
-    const auto key = std::hash<std::string>{}(kTarget.text());
+    const auto key = reverse::target_key(kTarget);
     return portal->pool().health().standing(portal->links()[link]->bridge(), key, loop.now());
   }
 

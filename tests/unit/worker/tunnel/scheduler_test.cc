@@ -12,7 +12,7 @@
 namespace ebb::tunnel {
 namespace {
 
-constexpr std::size_t kQuantum = Scheduler::kMaxQuantum;
+constexpr std::size_t kQuantum = Scheduler::kFirstQuantum;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 struct Stream final : Source {
@@ -68,7 +68,7 @@ TEST(Scheduler, ClampsTheQuantum) {
   scheduler.set_quantum(1);
   EXPECT_EQ(scheduler.quantum(), Scheduler::kMinQuantum);
   scheduler.set_quantum(kMiB);
-  EXPECT_EQ(scheduler.quantum(), kQuantum);
+  EXPECT_EQ(scheduler.quantum(), Scheduler::kMaxQuantum);
 }
 
 TEST(Scheduler, ServesNewcomersFirst) {
