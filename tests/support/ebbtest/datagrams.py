@@ -16,7 +16,8 @@ class Service:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.socket.bind(("127.0.0.1", port))
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         while True:
@@ -40,6 +41,7 @@ class Service:
             self.socket.shutdown(socket.SHUT_RDWR)  # wakes recvfrom()
         except OSError:
             pass
+        self._thread.join(5)  # it holds the port while it is in recvfrom()
         self.socket.close()
 
 
