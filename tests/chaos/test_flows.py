@@ -38,6 +38,8 @@ class Flows(datagrams.UdpPair, case.PairCase):
         self.flows, self.rate, self.seconds = 10_000, 10_000, 30
         self.start_pair()
         self.carry(0.001)
+        # Beside the flows' sockets: a tunnel for 128 flows (kLighter times 16), and some twenty of a broker's own. When
+        # flows counted like a stock portal's streams it was one for 16, so as many as a bridge may have: 256.
         for it in (self.portal, self.bridge):
             self.assertLessEqual(max(map(procfs.fd_count, it.role("broker"))), 10_000 + 200)
 
