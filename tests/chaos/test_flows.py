@@ -23,11 +23,17 @@ class Flows(datagrams.UdpPair, case.PairCase):
         self.addCleanup(load.close)
         result = load.finish()
         self.assertGreater(result["sent"], 0)
-        lost = 1 - result["answered"] / result["sent"]
-        print(f"{self.flows} flows, {2 * self.rate}/s: sent {result['sent']}, lost {lost:.4%}")
-        self.assertEqual((result["disordered"], result["doubled"], result["foreign"]), (0, 0, 0), result)
+        foreign = result["foreign"]
+        lost = 1 - (result["answered"] + foreign) / result["sent"]
+        print(f"{self.flows} flows, {2 * self.rate}/s: sent {result['sent']}, lost {lost:.4%}, foreign {foreign}")
+        self.assertEqual((result["disordered"], result["doubled"]), (0, 0), result)
+        self.assertLessEqual(foreign, self.foreign_at_most(result["sent"]), result)
         self.assertLessEqual(lost, most_lost, result)
         return result
+
+    def foreign_at_most(self, sent: int) -> int:
+        """How many answers may come to another flow without our doing."""
+        return 0
 
     def test_a_thousand_flows(self):
         self.start_pair()
@@ -49,10 +55,17 @@ class FlowsToV2rayBridge(Flows):
 
     bridge_kind = "v2ray"
 
-    # Fails: one to two in a hundred answers come back to another flow, or not whole. Whose fault it is, is open.
     @case.nightly
     def test_a_thousand_flows(self):
         self.carry_a_thousand()
+
+    def foreign_at_most(self, sent: int) -> int:
+        """V2Ray sets SO_REUSEPORT on a flow's socket and binds it to port 0. Where all do, the kernel gives a port out
+        twice (18 of 1,000 times, by the range's size), and one of those that share it gets the answers of all."""
+        addresses = procfs.udp_addresses(self.bridge.pid)
+        shared = len(addresses) - len(set(addresses))
+        print(f"{len(addresses)} sockets of the bridge, {shared} at an address that another one has already")
+        return shared * -(-sent // self.flows)
 
     def carry_a_thousand(self):
         self.rate = 500
@@ -64,6 +77,7 @@ class FlowsToV2rayBridge(Flows):
 
 class FlowsFromV2rayPortal(FlowsToV2rayBridge):
     portal_kind, bridge_kind = "v2ray", "ours"
+    foreign_at_most = Flows.foreign_at_most
 
     def test_a_thousand_flows(self):
         self.carry_a_thousand()
