@@ -1,4 +1,6 @@
 // The `ebbgate` object. spec/config.md 20.
+#include <algorithm>
+
 #include "common/config/draft.h"
 #include "common/config/text.h"
 #include "common/routing/matcher.h"
@@ -99,7 +101,16 @@ void read_trusted_proxies(const Value& value, std::vector<std::string>& into) {
   into = list->items;
 }
 
-void read_portal(const Value& value, Portal& portal) {
+/// `udp`: what we know of flows. Nobody can tell of a bridge's, so that is no warning.
+void read_header_version(Fields& fields, Severity udp, std::uint8_t& into) {
+  read_number<std::uint8_t>(fields, "proxyProtocol", 0, 2, into);
+  if (into != 1) return;
+  const auto value = fields.find("proxyProtocol");
+  value->report().note(udp, "INEFFECTIVE", value->place(), "version 1 has no header for UDP: flows go without one",
+                       "version 2 has one");
+}
+
+void read_portal(const Value& value, Portal& portal, bool udp) {
   constexpr std::pair<std::string_view, Dialect> kDialects[] = {
       {"auto", Dialect::auto_}, {"v2ray", Dialect::v2ray}, {"v2fly", Dialect::v2fly}, {"xray", Dialect::xray}};
   constexpr std::pair<std::string_view, PickPolicy> kPolicies[] = {{"least", PickPolicy::least},
@@ -111,7 +122,7 @@ void read_portal(const Value& value, Portal& portal) {
   read_word(fields, "policy", kPolicies, portal.policy);
   read_number<std::uint32_t>(fields, "tunnels", 0, kMostTunnels, portal.tunnels);
   if (const auto allow = fields.boolean("allowUnauthenticated")) portal.allow_unauthenticated = *allow;
-  read_number<std::uint8_t>(fields, "proxyProtocol", 0, 2, portal.proxy_protocol);
+  read_header_version(fields, udp ? Severity::warning : Severity::info, portal.proxy_protocol);
 }
 
 void read_bridge(const Value& value, Bridge& bridge) {
@@ -121,7 +132,7 @@ void read_bridge(const Value& value, Bridge& bridge) {
   if (bridge.max_tunnels != 0 && bridge.max_tunnels < bridge.min_tunnels) {
     value.refuse("VALUE", "maxTunnels is below minTunnels");
   }
-  read_number<std::uint8_t>(fields, "proxyProtocol", 0, 2, bridge.proxy_protocol);
+  read_header_version(fields, Severity::info, bridge.proxy_protocol);
   fields.unsupported("allowTargets", "allowTargets is not built yet", "use routing rules");
 }
 
@@ -169,7 +180,10 @@ void read_ebbgate(const Value& section, Draft& draft) {
   if (const auto timers = fields.find("timers")) read_timers(*timers, settings.timers);
   read_number<std::uint32_t>(fields, "maxGenerations", 2, 1000, settings.max_generations);
   if (const auto proxies = fields.find("trustedProxies")) read_trusted_proxies(*proxies, settings.trusted_proxies);
-  read_ends(fields, "portals", "portal", draft.portals, read_portal);
+  const bool udp =
+      std::ranges::any_of(draft.inbounds, [](const auto& each) { return each.inbound.listens(Network::udp); });
+  read_ends(fields, "portals", "portal", draft.portals,
+            [udp](const Value& value, Portal& portal) { read_portal(value, portal, udp); });
   read_ends(fields, "bridges", "bridge", draft.bridges, read_bridge);
   settings.runtime_dir = fields.string("runtimeDir").value_or("");
   if (const auto admin = fields.find("admin")) {

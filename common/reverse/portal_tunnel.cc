@@ -353,11 +353,12 @@ void PortalTunnel::die(TunnelEnd why) {
 
 // --- user streams --------------------------------------------------------------------------------------------------
 
-/// A bridge that is not known yet may be told beside TCP, where every stock one ignores it; beside UDP some would not.
-bool PortalTunnel::tells_source(Network network) const {
+/// A bridge that is not known yet may be told where every stock one ignores it: not beside UDP with data, where Xray
+/// reads a GlobalID.
+bool PortalTunnel::tells_source(Network network, std::size_t data_bytes) const {
   if ((settings_.hello.features & kFeatureSourceAddress) == 0) return false;
   if (peer_hello_) return (peer_hello_->features & kFeatureSourceAddress) != 0;
-  return probe_ != Probe::none && settings_.offer_hello && network == Network::tcp;
+  return probe_ != Probe::none && settings_.offer_hello && (network == Network::tcp || data_bytes == 0);
 }
 
 std::optional<mux::Session::Opened> PortalTunnel::open(const Target& target, void* user, MutSpan out,
@@ -366,7 +367,7 @@ std::optional<mux::Session::Opened> PortalTunnel::open(const Target& target, voi
   if (target.name() != nullptr && same_name(*target.name(), settings_.domain)) return std::nullopt;
   std::array<std::uint8_t, mux::kMaxSourceLocal> told;
   const std::size_t told_bytes =
-      tells_source(target.network) ? mux::encode_source_local(told, target.network, visitor) : 0;
+      tells_source(target.network, data_bytes) ? mux::encode_source_local(told, target.network, visitor) : 0;
   const auto opened = session_.open(target, user, out, data_bytes, ConstSpan(told).first(told_bytes));
   if (!opened) return opened;
   ++opened_;

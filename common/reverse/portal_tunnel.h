@@ -135,7 +135,7 @@ class PortalTunnel final : public Engine {
   void leave(bool& why, TimePoint now);
   void review_state();
   void on_control_data(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events);
-  bool tells_source(Network network) const;
+  bool tells_source(Network network, std::size_t data_bytes) const;
   bool closed_to_users() const { return settings_.know_first && probe_ != Probe::none; }
   bool drain_due() const;
   bool finished() const;  // drained and nothing left to serve

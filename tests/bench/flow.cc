@@ -61,12 +61,12 @@ void carry(benchmark::State& state) {
     const auto handshake = vmess::ClientHandshake::make({}, to, 1'600'000'000, random);
     reverse::PortalTunnelSettings settings;
     settings.domain = "t.reverse";
-    Link<reverse::PortalTunnel> portal(loop, blocks,
-                                       layers::Stack(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random)),
-                                       std::make_unique<reverse::PortalTunnel>(settings, loop.now()));
-    Link<reverse::BridgeTunnel> bridge(loop, blocks, layers::Stack(std::make_unique<layers::VmessClientLayer>(*handshake, random)),
-                                       std::make_unique<reverse::BridgeTunnel>(reverse::BridgeTunnelSettings{},
-                                                                               loop.now()));
+    Link<reverse::PortalTunnel> portal(
+        loop, blocks, layers::Stack(std::make_unique<layers::VmessServerLayer>(handshake->keys(), random)),
+        std::make_unique<reverse::PortalTunnel>(settings, loop.now()));
+    Link<reverse::BridgeTunnel> bridge(
+        loop, blocks, layers::Stack(std::make_unique<layers::VmessClientLayer>(*handshake, random)),
+        std::make_unique<reverse::BridgeTunnel>(reverse::BridgeTunnelSettings{}, loop.now()));
     bridge.opened = [&](StreamId stream, const Target& target) {
       flows.start(std::make_unique<MuxEnd>(bridge.tunnel(), stream),
                   std::make_unique<OriginEnd>(loop, OriginWay{target.host, target.port, false, std::nullopt}));
@@ -83,7 +83,7 @@ void carry(benchmark::State& state) {
     const Endpoint service = name_of(origin.get());
     Doors doors(loop, flows,
                 {[&](const Endpoint&) { return Doors::Inbound{0, Target{Network::udp, service.ip, service.port}}; },
-                 [&](const Doors::Inbound& at, const Endpoint&) -> std::unique_ptr<DatagramEnd> {
+                 [&](const Doors::Inbound& at, const VisitorAddress&) -> std::unique_ptr<DatagramEnd> {
                    std::array<std::uint8_t, mux::kMaxHead> head;
                    const auto opened = portal.plan().open(at.target, nullptr, head);
                    portal.tunnel().send_frames(ConstSpan(head).first(opened->head_bytes));

@@ -8,10 +8,11 @@ import subprocess
 import time
 import unittest
 
-from ebbtest import case, ports, procfs, visitors, wait
+from ebbtest import case, datagrams, ports, procfs, visitors, wait
 
 CLIENT = "203.0.113.7"
 HEADER = f"PROXY TCP4 {CLIENT} 198.51.100.1 51234 443\r\n".encode()
+SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 NGINX = os.environ.get("EBB_NGINX") or shutil.which("nginx") or "/usr/sbin/nginx"
 
 
@@ -147,6 +148,104 @@ class StockBridge(AddressCase):
         self.assertIn("200", status)
         self.assertEqual(header.decode(), f"PROXY TCP4 127.0.0.1 127.0.0.1 {own} {self.public}")
         self.assertEqual(self.visit(self.proxied, HEADER)[1] + b"\r\n", HEADER)
+
+
+class FlowCase(datagrams.UdpPair, AddressCase):
+    """The same for UDP: the header is in front of the first datagram of a flow."""
+
+    def start_flows(self, **settings) -> None:
+        self.make_address_pair(**settings)
+        self.service.keeps = True
+        self.start_portal()
+
+    def header_of(self, client: datagrams.Client) -> bytes:
+        addresses = [client.socket.getsockname(), client.socket.getpeername()]
+        return (SIGNATURE + b"\x21\x12\x00\x0c" + b"".join(socket.inet_aton(ip) for ip, _ in addresses) +
+                b"".join(port.to_bytes(2) for _, port in addresses))
+
+    def one_header_each(self, flows: list[tuple[datagrams.Client, bytes]]) -> None:
+        """Each client said `first` and then more: his flow at the service begins with header and `first`."""
+        seen = list(self.service.datagrams.values())
+        self.assertEqual(len(seen), len(flows))
+        self.assertCountEqual([each[0] for each in seen], [self.header_of(client) + first for client, first in flows])
+        for each in seen:
+            self.assertEqual([datagram for datagram in each[1:] if SIGNATURE in datagram], [])
+
+    def tell_and_count(self) -> None:
+        early = self.client()
+        early.send(b"early")  # waits in the kernel, and begins with the first tunnel: the bridge is not known yet
+        self.bridge.start()
+        self.assertEqual(early.receive(15), self.header_of(early) + b"early", "an answer is left as it is")
+        flows = [(early, b"early")]
+        for i in range(5):
+            client = self.client(own=f"127.0.0.{i + 2}")
+            first = b"first %d" % i
+            self.assertEqual(client.ask(first), self.header_of(client) + first)
+            flows.append((client, first))
+        for client, _ in flows:
+            for turn in range(3):
+                self.assertEqual(client.ask(b"turn %d" % turn), b"turn %d" % turn)
+        self.one_header_each(flows)
+
+
+class BridgeTellsOfFlows(FlowCase):
+    def test_one_header_a_flow(self):
+        self.start_flows(bridge={"bridges": {"bridge": {"proxyProtocol": 2}}})
+        self.tell_and_count()
+        own = self.client(own="127.0.0.9")
+        self.assertIsNotNone(own.ask(b"hello"))
+        line = f"127.0.0.9:{own.socket.getsockname()[1]} accepted udp:"
+        for log in (self.portal, self.bridge):
+            wait.until(f"{log.name} writes the client's address", lambda: line in log.log(), 5)
+
+    def test_version_1_has_none(self):
+        self.start_flows(bridge={"bridges": {"bridge": {"proxyProtocol": 1}}})
+        self.bridge.start()
+        self.assertEqual(self.client().ask_until(b"hello"), b"hello")
+
+    def test_rules_of_the_bridge_match_the_client(self):
+        other = datagrams.Service(0)
+        self.addCleanup(other.stop)
+        rules = [{"type": "field", "inboundTag": ["bridge"], "source": ["127.0.0.9"], "outboundTag": "other"}]
+        redirect = f"127.0.0.1:{other.socket.getsockname()[1]}"
+        self.start_flows(rules=rules, outbounds=[{"tag": "other", "protocol": "freedom",
+                                                  "settings": {"redirect": redirect}}])
+        self.bridge.start()
+        self.client().ask_until(b"hello")
+        self.assertEqual(other.received, 0)
+        before = self.service.received
+        self.client(own="127.0.0.9").ask_until(b"hello")
+        self.assertEqual((other.received > 0, self.service.received), (True, before))
+
+
+class StockBridgeTellsOfFlows(FlowCase):
+    bridge_kind = "v2ray"
+
+    def test_one_header_a_flow(self):
+        self.start_flows(portal={"portals": {"portal": {"proxyProtocol": 2}}})
+        self.tell_and_count()
+
+    def test_what_is_too_large_behind_it_is_dropped(self):
+        """A stock bridge ends the tunnel for 2049 bytes."""
+        self.start_flows(portal={"portals": {"portal": {"proxyProtocol": 2}}})
+        self.bridge.start()
+        self.client().ask_until(b"hello")
+        client = self.client()
+        client.send(bytes(2048))
+        self.assertEqual(client.ask(b"fits"), self.header_of(client) + b"fits")
+        self.assertEqual(client.ask(bytes(2048)), bytes(2048))
+
+
+class V2flyBridgeTellsOfFlows(StockBridgeTellsOfFlows):
+    bridge_kind = "v2fly"
+
+
+class XrayBridgeTellsOfFlows(FlowCase):
+    bridge_kind = "xray"
+
+    def test_one_header_a_flow(self):
+        self.start_flows(portal={"portals": {"portal": {"proxyProtocol": 2}}})
+        self.tell_and_count()
 
 
 class NginxCase(AddressCase):

@@ -17,6 +17,19 @@ class UdpBase(datagrams.UdpPair, case.PairCase):
                 answer = client.receive(2)
             self.assertIsNotNone(answer, f"an answer of {size} bytes")
 
+    def flows_before_the_bridge_is_known(self) -> None:
+        """They wait in the kernel, and begin with the first tunnel. Their New tells our own who asks."""
+        self.make_pair()
+        self.start_portal()
+        clients = [self.client() for _ in range(5)]
+        for i, client in enumerate(clients):
+            client.send(b"early %d" % i)
+        self.bridge.start()
+        for i, client in enumerate(clients):
+            self.assertEqual(client.receive(15), b"early %d" % i)
+            self.assertEqual(client.ask(b"more"), b"more")
+        self.assertEqual(len(self.service.peers), len(clients))
+
     def survives_a_larger_one(self) -> None:
         client = self.client()
         client.ask_until(b"before")
@@ -62,6 +75,23 @@ class OursWithV2rayBridge(UdpBase):
         self.start_pair()
         self.do_not_mix(20)
 
+    @case.beyond_v2ray
+    def test_flows_before_the_bridge_is_known(self):
+        self.flows_before_the_bridge_is_known()
+
+
+class OursWithV2flyBridge(UdpBase):
+    bridge_kind = "v2fly"
+
+    @case.beyond_v2ray
+    def test_flows_before_the_bridge_is_known(self):
+        self.flows_before_the_bridge_is_known()
+
+
+class OursWithXrayBridge(OursWithV2flyBridge):
+    bridge_kind = "xray"
+
+
 class OursWithV2rayPortal(UdpBase):
     portal_kind = "v2ray"
 
@@ -95,6 +125,10 @@ class OurPair(UdpBase):
     def test_clients_do_not_mix(self):
         self.start_pair()
         self.do_not_mix(50)
+
+    @case.beyond_v2ray
+    def test_flows_before_the_bridge_is_known(self):
+        self.flows_before_the_bridge_is_known()
 
     @case.beyond_v2ray
     def test_a_flow_survives_a_tunnel(self):

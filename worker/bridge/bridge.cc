@@ -65,7 +65,7 @@ void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSp
   const VisitorAddress visitor = plan_.visitor_behind(trailing);
   if (visitor.source) subject.source = &*visitor.source;
   const auto decision = home.router->decide(subject);
-  if (target.network == Network::udp) return open_flow(stream, target, decision);
+  if (target.network == Network::udp) return open_flow(stream, target, visitor, decision);
   log::AccessLine line;
   line.source = subject.source;
   line.target = &target;
@@ -84,18 +84,18 @@ void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSp
   log_access(line);
   relay::Side& to_origin = *origin;
   home.relays.start(tunnel_.make_side(stream), std::move(origin), outbound::relay_times(home.config->level(0)));
-  // An origin that reads headers expects one each time, also when there is nothing to say.
-  const proxy_protocol::Version version{bridge_.settings_.proxy_protocol};
-  if (const Bytes header = proxy_protocol::encoded(version, target.network, visitor); !header.empty()) {
+  if (const Bytes header = header_for(target.network, visitor); !header.empty()) {
     to_origin.send(header);
     to_origin.flush();
   }
 }
 
 /// The datagrams that come with New and after it find the flow in place.
-void BridgeLink::open_flow(StreamId stream, const Target& target, const routing::Decision& decision) {
+void BridgeLink::open_flow(StreamId stream, const Target& target, const VisitorAddress& visitor,
+                           const routing::Decision& decision) {
   Home& home = bridge_.home_;
   log::AccessLine line;
+  if (visitor.source) line.source = &*visitor.source;
   line.target = &target;
   std::unique_ptr<flow::DatagramEnd> origin;
   if (decision.kind == routing::Decision::Kind::outbound) {
@@ -103,7 +103,7 @@ void BridgeLink::open_flow(StreamId stream, const Target& target, const routing:
     origin = home.outbounds->open_flow(decision.index, target);
   } else if (decision.kind == routing::Decision::Kind::portal && home.open_flow_in_portal) {
     line.outbound_tag = home.config->portals[decision.index].tag;
-    origin = home.open_flow_in_portal(decision.index, target);
+    origin = home.open_flow_in_portal(decision.index, target, visitor);
   }
   if (!origin || home.flows == nullptr) {
     log_event(log::Level::info, "bridge", "stream of datagrams leads nowhere", kv("tag", bridge_.settings_.tag),
@@ -111,7 +111,12 @@ void BridgeLink::open_flow(StreamId stream, const Target& target, const routing:
     return tunnel_.refuse(stream);
   }
   log_access(line);
+  origin->lead_with(header_for(target.network, visitor));
   home.flows->start(std::make_unique<flow::MuxEnd>(tunnel_, stream), std::move(origin));
+}
+
+Bytes BridgeLink::header_for(Network network, const VisitorAddress& visitor) const {
+  return proxy_protocol::encoded(proxy_protocol::Version{bridge_.settings_.proxy_protocol}, network, visitor);
 }
 
 void BridgeLink::on_tunnel_over(const Error& why) { bridge_.link_over(*this, why); }

@@ -35,7 +35,9 @@ struct Home {
       open_in_portal;
   /// Where streams of datagrams live, and the same for them.
   flow::Flows* flows = nullptr;
-  std::function<std::unique_ptr<flow::DatagramEnd>(std::size_t portal, const Target& target)> open_flow_in_portal;
+  std::function<std::unique_ptr<flow::DatagramEnd>(std::size_t portal, const Target& target,
+                                                   const VisitorAddress& visitor)>
+      open_flow_in_portal;
 };
 
 /// A tunnel that is up.
@@ -49,7 +51,10 @@ class BridgeLink final : public tunnel::Link<reverse::BridgeTunnel> {
   void on_tunnel_moved() override;
   void on_tunnel_over(const Error& why) override;
   void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) override;
-  void open_flow(StreamId stream, const Target& target, const routing::Decision& decision);
+  void open_flow(StreamId stream, const Target& target, const VisitorAddress& visitor,
+                 const routing::Decision& decision);
+  /// An origin that reads headers expects one each time, also when there is nothing to say.
+  Bytes header_for(Network network, const VisitorAddress& visitor) const;
 
   Bridge& bridge_;
   reverse::BridgeTunnel::State seen_state_ = reverse::BridgeTunnel::State::active;

@@ -124,14 +124,14 @@ void Broker::own(ipc::OwnedOffer offer) {
 void Broker::own_datagrams(Portal& portal, const Target& target, const ipc::OfferRecord& record,
                            const std::optional<Person>& person, layers::Stack stack,
                            std::unique_ptr<net::TcpStream> stream, Bytes unread) {
-  auto origin = person && !stack.empty() ? portal.open_flow(target, key_of_visitor(record)) : nullptr;
+  auto origin =
+      person && !stack.empty() ? portal.open_flow(target, key_of_visitor(record), visitor_of(record)) : nullptr;
   if (origin == nullptr) {
     log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal.settings().tag),
               kv("peer", peer_of(record)));
     return stream->reset();
   }
-  auto end =
-      std::make_unique<flow::Listed<Person>>(plant_->flow_visitors(), *person, loop_, blocks_, std::move(stack));
+  auto end = std::make_unique<flow::Listed<Person>>(plant_->flow_visitors(), *person, loop_, blocks_, std::move(stack));
   auto& visitor = *end;
   plant_->flows().start(std::move(end), std::move(origin));
   visitor.attach(std::move(stream), std::move(unread));

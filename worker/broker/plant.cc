@@ -44,9 +44,10 @@ Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Rela
             static_cast<Plant*>(self)->old_bridges_.clear();
           },
           this),
-      doors_(around.loop, flows_,
-             {[this](const Endpoint& local) { return inbound_at(local); },
-              [this](const flow::Doors::Inbound& door, const Endpoint& client) { return open_flow(door, client); }}),
+      doors_(
+          around.loop, flows_,
+          {[this](const Endpoint& local) { return inbound_at(local); },
+           [this](const flow::Doors::Inbound& door, const VisitorAddress& client) { return open_flow(door, client); }}),
       doors_wait_([](void* self) { static_cast<Plant*>(self)->review_doors(); }, this) {
   reverse::Hello hello;
   hello.node_id = node_id(around.random);
@@ -57,10 +58,10 @@ Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Rela
     Portal* to = portal(tables_.current().portals[index]);
     return to != nullptr ? to->open(target, 0, visitor) : nullptr;
   };
-  bridge_home_.open_flow_in_portal = [this](std::size_t index,
-                                            const Target& target) -> std::unique_ptr<flow::DatagramEnd> {
+  bridge_home_.open_flow_in_portal = [this](std::size_t index, const Target& target,
+                                            const VisitorAddress& visitor) -> std::unique_ptr<flow::DatagramEnd> {
     Portal* to = portal(tables_.current().portals[index]);
-    return to != nullptr ? to->open_flow(target, 0) : nullptr;
+    return to != nullptr ? to->open_flow(target, 0, visitor) : nullptr;
   };
   follow_current();
   reconcile();

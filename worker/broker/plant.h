@@ -97,7 +97,7 @@ class Plant {
   std::size_t drain_tunnels(const Portal::Which& which);
   bool bridges_may_enter(const Portal& portal) const;
   std::optional<flow::Doors::Inbound> inbound_at(const Endpoint& local) const;
-  std::unique_ptr<flow::DatagramEnd> open_flow(const flow::Doors::Inbound& door, const Endpoint& client);
+  std::unique_ptr<flow::DatagramEnd> open_flow(const flow::Doors::Inbound& door, const VisitorAddress& client);
   bool may_read(const config::Inbound& inbound, const Target& target) const;
 
   GenerationTables tables_;

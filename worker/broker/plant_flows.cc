@@ -36,8 +36,8 @@ std::optional<flow::Doors::Inbound> Plant::inbound_at(const Endpoint& local) con
   return std::nullopt;
 }
 
-/// Datagrams wait in the kernel where reading would only lose them: as long as a visitor would wait when this process is
-/// young and bridges have not dialled it, and for ever when a successor has the portal's tunnels.
+/// Datagrams wait in the kernel where reading would only lose them: as long as a visitor would wait when this process
+/// is young and bridges have not dialled it, and for ever when a successor has the portal's tunnels.
 bool Plant::may_read(const config::Inbound& inbound, const Target& target) const {
   routing::Subject subject;
   subject.inbound_tag = inbound.tag;
@@ -49,7 +49,8 @@ bool Plant::may_read(const config::Inbound& inbound, const Target& target) const
   return to->has_room() || portal_home_.around.loop.now() >= read_from_;
 }
 
-std::unique_ptr<flow::DatagramEnd> Plant::open_flow(const flow::Doors::Inbound& door, const Endpoint& client) {
+std::unique_ptr<flow::DatagramEnd> Plant::open_flow(const flow::Doors::Inbound& door, const VisitorAddress& visitor) {
+  const Endpoint& client = *visitor.source;
   const auto& table = tables_.current();
   const auto& inbound = table.config.inbounds[door.index];
   routing::Subject subject;
@@ -65,7 +66,7 @@ std::unique_ptr<flow::DatagramEnd> Plant::open_flow(const flow::Doors::Inbound& 
     line.outbound_tag = table.config.portals[way.index].tag;
     Portal* to = portal(table.portals[way.index]);
     const auto key = std::hash<std::string_view>{}(as_text(client.ip.bytes));
-    if (to != nullptr) origin = to->open_flow(door.target, key);
+    if (to != nullptr) origin = to->open_flow(door.target, key, visitor);
   } else if (way.kind == routing::Decision::Kind::outbound) {
     line.outbound_tag = table.config.outbounds[way.index].tag;
     origin = outbounds_->open_flow(way.index, door.target);
@@ -77,8 +78,8 @@ std::unique_ptr<flow::DatagramEnd> Plant::open_flow(const flow::Doors::Inbound& 
   const TimePoint now = portal_home_.around.loop.now();
   if (now >= next_refusal_) {
     next_refusal_ = now + std::chrono::seconds(1);
-    log_event(log::Level::info, "flow", "datagram was dropped: no tunnel or outbound takes it",
-              kv("tag", inbound.tag), kv("peer", client), kv("dropped", flows_.counters().dropped));
+    log_event(log::Level::info, "flow", "datagram was dropped: no tunnel or outbound takes it", kv("tag", inbound.tag),
+              kv("peer", client), kv("dropped", flows_.counters().dropped));
   }
   return nullptr;
 }

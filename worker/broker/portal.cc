@@ -133,20 +133,21 @@ Duration PortalLink::quiet_before_end() const { return portal_.home_.settings.ti
 
 void PortalLink::on_tunnel_over(const Error& why) { portal_.link_over(*this, why); }
 
+Bytes PortalLink::header_for(Network network, const VisitorAddress& visitor) const {
+  if (plan_.peer_hello()) return {};
+  return proxy_protocol::encoded(portal_.header_version(), network, visitor);
+}
+
 std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uint64_t visitor_key,
                                                   const VisitorAddress& visitor) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
   tunnel_.pump();  // what was agreed goes out in front of the first stream it holds for
-  // A stock bridge learns nothing of the visitor: what stands behind it has to read it off the stream. Our own writes
-  // such a header itself, if its configuration says so.
-  std::array<std::uint8_t, proxy_protocol::kMaxWritten> header;
-  const std::size_t header_bytes =
-      plan_.peer_hello() ? 0 : proxy_protocol::encode(portal_.header_version(), target.network, visitor, header);
-  const auto opened = plan_.open(target, nullptr, head, header_bytes, visitor);
+  const Bytes header = header_for(target.network, visitor);
+  const auto opened = plan_.open(target, nullptr, head, header.size(), visitor);
   if (!opened) return nullptr;
   tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
-  if (header_bytes > 0) tunnel_.send_frames(ConstSpan(header).first(header_bytes));
+  if (!header.empty()) tunnel_.send_frames(header);
   auto side = tunnel_.make_side(opened->stream, visitor_key);
   on_tunnel_moved();
   tunnel_.pump();  // it may have been the last one before it drains
@@ -155,14 +156,15 @@ std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uin
 
 /// New goes without data: whatever address the peer may be told behind it, none takes it for something else
 /// (spec/mux-cool.md 1.4).
-std::unique_ptr<flow::DatagramEnd> PortalLink::open_flow(const Target& target) {
+std::unique_ptr<flow::DatagramEnd> PortalLink::open_flow(const Target& target, const VisitorAddress& visitor) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
   tunnel_.pump();  // as open()
-  const auto opened = plan_.open(target, nullptr, head);
+  const auto opened = plan_.open(target, nullptr, head, 0, visitor);
   if (!opened) return nullptr;
   tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
   auto end = std::make_unique<flow::MuxEnd>(tunnel_, opened->stream);
+  end->lead_with(header_for(target.network, visitor));
   on_tunnel_moved();
   tunnel_.pump();
   return end;
@@ -279,11 +281,12 @@ Portal::Opened Portal::open_on_link(const Target& target, std::uint64_t visitor_
   return {};
 }
 
-std::unique_ptr<flow::DatagramEnd> Portal::open_flow(const Target& target, std::uint64_t visitor_key) {
+std::unique_ptr<flow::DatagramEnd> Portal::open_flow(const Target& target, std::uint64_t visitor_key,
+                                                     const VisitorAddress& address) {
   for (std::size_t tries = links_.size(); tries > 0; --tries) {  // as open()
     PortalLink* link = pick(target, visitor_key);
     if (link == nullptr) return nullptr;
-    if (auto end = link->open_flow(target)) return end;
+    if (auto end = link->open_flow(target, address)) return end;
   }
   return nullptr;
 }

@@ -65,9 +65,13 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   /// this tunnel cannot carry it.
   std::unique_ptr<tunnel::MuxSide> open(const Target& target, std::uint64_t visitor_key, const VisitorAddress& visitor);
   /// The same for datagrams.
-  std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target);
+  std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target, const VisitorAddress& visitor);
 
  private:
+  /// A stock bridge learns nothing of the visitor: what stands behind it has to read it off the stream. Our own writes
+  /// such a header itself, if its configuration says so.
+  Bytes header_for(Network network, const VisitorAddress& visitor) const;
+
   /// What decides whether it takes visitors.
   struct Standing {
     reverse::PortalTunnel::State state = reverse::PortalTunnel::State::probing;
@@ -110,7 +114,8 @@ class Portal {
   std::unique_ptr<relay::Side> open(const Target& target, std::uint64_t visitor_key,
                                     const VisitorAddress& address = {});
   /// The origin end of a flow, on a tunnel where it stays. Null: no tunnel.
-  std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target, std::uint64_t visitor_key);
+  std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target, std::uint64_t visitor_key,
+                                               const VisitorAddress& address = {});
   /// Ends every tunnel and stream.
   void abort(const Error& why);
   /// The same for the tunnels of people who are not allowed any more.

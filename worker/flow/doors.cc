@@ -133,7 +133,7 @@ void Doors::arrived(Door& door, MutSpan datagram, const Endpoint& from, const Ip
   const Key key{from, local != nullptr ? *local : door.local.ip, door.local.port};
   const auto known = clients_.find(key);
   if (known != clients_.end()) return known->second->told(datagram);
-  auto origin = door.inbound ? owner_.open(*door.inbound, from) : nullptr;
+  auto origin = door.inbound ? owner_.open(*door.inbound, {from, Endpoint{key.local, key.local_port}}) : nullptr;
   if (origin == nullptr) return flows_.count_dropped();
   auto end = std::make_unique<Client>(*this, door, key);
   Client& client = *end;

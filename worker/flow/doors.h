@@ -29,7 +29,7 @@ class Doors {
     /// The inbound at an address of ours; nullopt: none, it is not read.
     std::function<std::optional<Inbound>(const Endpoint& local)> inbound_at;
     /// The other end for a client's first datagram. Null: it leads nowhere now, and the datagram is dropped.
-    std::function<std::unique_ptr<DatagramEnd>(const Inbound& inbound, const Endpoint& client)> open;
+    std::function<std::unique_ptr<DatagramEnd>(const Inbound& inbound, const VisitorAddress& client)> open;
   };
 
   Doors(net::UvLoop& loop, Flows& flows, Owner owner);

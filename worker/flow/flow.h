@@ -32,11 +32,29 @@ class DatagramEnd {
   virtual bool send(ConstSpan datagram, const Target* address) = 0;
   /// The flow is over: end quietly. Nothing is reported afterwards.
   virtual void close() = 0;
+  /// Goes out in front of the first datagram that does, in the same one, behind what leads it already: a PROXY header.
+  void lead_with(ConstSpan header) { header_.insert(header_.end(), header.begin(), header.end()); }
 
  protected:
   friend class Flow;
   friend class Flows;
+  /// What an end sends through, by `send_now`. A datagram that is dropped, also for being too large behind the header,
+  /// leaves it to the next.
+  template <class SendNow>
+  bool send_led(ConstSpan datagram, SendNow send_now) {
+    if (header_.empty()) [[likely]]
+      return send_now(datagram);
+    Bytes both = header_;
+    both.insert(both.end(), datagram.begin(), datagram.end());
+    if (!send_now(ConstSpan(both))) return false;
+    header_ = Bytes();  // its memory goes, too
+    return true;
+  }
+
   Flow* flow_ = nullptr;
+
+ private:
+  Bytes header_;
 };
 
 class Flows;

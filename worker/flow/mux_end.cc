@@ -13,7 +13,8 @@ MuxEnd::~MuxEnd() { close(); }
 bool MuxEnd::send(ConstSpan datagram, const Target* address) {
   if (tunnel_ == nullptr) return false;
   const bool told = tells_addresses_ || tunnel_->engine().packet_addresses();
-  return tunnel_->send_datagram(stream_, datagram, told ? address : nullptr);
+  return send_led(datagram,
+                  [&](ConstSpan out) { return tunnel_->send_datagram(stream_, out, told ? address : nullptr); });
 }
 
 void MuxEnd::close() {

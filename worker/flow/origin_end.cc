@@ -31,7 +31,8 @@ bool OriginEnd::send(ConstSpan datagram, const Target* address) {
 
 bool OriginEnd::send_to(ConstSpan datagram, const Endpoint& to) {
   net::UdpSocket* from = socket(to.ip.v6);
-  return from != nullptr && from->send(datagram, to);
+  // Here and not before the wait for a name, where the oldest is dropped: with the header.
+  return from != nullptr && send_led(datagram, [&](ConstSpan out) { return from->send(out, to); });
 }
 
 bool OriginEnd::send_to_name(ConstSpan datagram, const std::string& name, std::uint16_t port) {
@@ -59,9 +60,8 @@ bool OriginEnd::send_to_name(ConstSpan datagram, const std::string& name, std::u
 void OriginEnd::look_up(Name& entry) {
   entry.asked = loop_.now();
   entry.lookup = std::make_unique<net::Lookup>(
-      loop_, Host(entry.name), [this, name = entry.name](Result<std::vector<IpAddress>> found) {
-        looked_up(name, std::move(found));
-      });
+      loop_, Host(entry.name),
+      [this, name = entry.name](Result<std::vector<IpAddress>> found) { looked_up(name, std::move(found)); });
 }
 
 void OriginEnd::looked_up(const std::string& name, Result<std::vector<IpAddress>> found) {

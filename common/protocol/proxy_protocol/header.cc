@@ -209,9 +209,9 @@ std::size_t encode(Version version, Network network, const VisitorAddress& visit
 }
 
 Bytes encoded(Version version, Network network, const VisitorAddress& visitor) {
-  Bytes out(kMaxWritten);
-  out.resize(encode(version, network, visitor, out));
-  return out;
+  std::array<std::uint8_t, kMaxWritten> out;
+  const std::size_t size = encode(version, network, visitor, out);
+  return {out.begin(), out.begin() + size};
 }
 
 }  // namespace ebb::proxy_protocol

@@ -13,6 +13,8 @@ class Service:
         self.received = 0
         self.largest = 0
         self.peers: set = set()
+        self.datagrams: dict = {}  # by peer, in the order in which they came; kept on demand
+        self.keeps = False
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.socket.bind(("127.0.0.1", port))
@@ -30,6 +32,8 @@ class Service:
             self.received += 1
             self.largest = max(self.largest, len(data))
             self.peers.add(peer)
+            if self.keeps:
+                self.datagrams.setdefault(peer, []).append(data)
             answer = bytes(int(data[5:])) if data.startswith(b"give ") else data
             try:
                 self.socket.sendto(answer, peer)
@@ -48,8 +52,9 @@ class Service:
 class Client:
     """One flow: what it sends comes from one address."""
 
-    def __init__(self, port: int):
+    def __init__(self, port: int, own: str = ""):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((own, 0))
         self.socket.connect(("127.0.0.1", port))
 
     def send(self, data: bytes) -> None:
@@ -99,7 +104,7 @@ class UdpPair:
         self.service = Service(self.web.port)
         self.addCleanup(self.service.stop)
 
-    def client(self, port: int = 0) -> Client:
-        it = Client(port or self.public)
+    def client(self, port: int = 0, own: str = "") -> Client:
+        it = Client(port or self.public, own)
         self.addCleanup(it.close)
         return it

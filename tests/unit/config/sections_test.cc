@@ -266,5 +266,28 @@ TEST(ProxyProtocol, VersionsOfPortalsAndBridges) {
   EXPECT_TRUE(has(with("3"), "VALUE", "$.ebbgate.bridges.b.proxyProtocol"));
 }
 
+TEST(ProxyProtocol, Version1IsSaidToHaveNoHeaderForUdp) {
+  const auto with = [](const std::string& version, const std::string& network) {
+    return load_text(
+        R"({"inbounds": [{"port": 1080, "protocol": "dokodemo-door", "settings": {"address": "10.0.0.1", "port": 53,
+      "network": ")" +
+        network + R"("}}],
+      "reverse": {"portals": [{"tag": "p", "domain": "p.test"}], "bridges": [{"tag": "b", "domain": "b.test"}]},
+      "outbounds": [{"protocol": "freedom"}], "ebbgate": {"portals": {"p": {"proxyProtocol": )" +
+        version + R"(}}, "bridges": {"b": {"proxyProtocol": )" + version + "}}}}");
+  };
+  const auto severity = [](const Loaded& loaded, const std::string& path) {
+    for (const auto& each : loaded.diagnostics) {
+      if (each.code == "INEFFECTIVE" && each.path == path) return std::optional(each.severity);
+    }
+    return std::optional<Severity>();
+  };
+  const std::string portal = "$.ebbgate.portals.p.proxyProtocol", bridge = "$.ebbgate.bridges.b.proxyProtocol";
+  EXPECT_EQ(severity(with("1", "tcp,udp"), portal), Severity::warning);
+  EXPECT_EQ(severity(with("1", "tcp"), portal), Severity::info);
+  EXPECT_EQ(severity(with("1", "tcp,udp"), bridge), Severity::info);
+  for (const auto* path : {&portal, &bridge}) EXPECT_EQ(severity(with("2", "tcp,udp"), *path), std::nullopt);
+}
+
 }  // namespace
 }  // namespace ebb::config

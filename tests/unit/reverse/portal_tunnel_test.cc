@@ -385,9 +385,9 @@ PortalTunnelSettings telling() {
 }
 
 /// What stands behind the target of a stream opened for kVisitor.
-std::string told(Portal& portal, Network network = Network::tcp) {
+std::string told(Portal& portal, Network network = Network::tcp, std::size_t data_bytes = 0) {
   Bytes head(mux::kMaxHead);
-  const auto opened = portal.tunnel.open({network, kWeb.host, kWeb.port}, nullptr, head, 0, kVisitor);
+  const auto opened = portal.tunnel.open({network, kWeb.host, kWeb.port}, nullptr, head, data_bytes, kVisitor);
   if (!opened) return "not opened";
   const auto step = mux::decode_head(ConstSpan(head).first(opened->head_bytes));
   return to_hex(mux::decode_open(step->message->meta)->trailing);
@@ -409,7 +409,8 @@ TEST(PortalTunnel, TellsTheVisitorsAddressToWhoeverCanTakeIt) {
   const std::string udp = "0215b301cb0071070201bb01c0000201";
   Portal portal(telling());
   EXPECT_EQ(told(portal), tcp) << "not known yet: no bridge minds beside TCP";
-  EXPECT_EQ(told(portal, Network::udp), "") << "some do beside UDP";
+  EXPECT_EQ(told(portal, Network::udp), udp) << "nor beside UDP without data";
+  EXPECT_EQ(told(portal, Network::udp, 5), "") << "some do beside UDP with data";
   portal.feed(hello_frame(kFeatureSourceAddress));
   ASSERT_TRUE(portal.tunnel.peer_hello());
   EXPECT_EQ(told(portal), tcp);

@@ -79,11 +79,15 @@ struct DoorsTest : ::testing::Test {
   Peer origin;
   std::optional<Doors::Inbound> inbound;
   int opened = 0;
+  VisitorAddress visitor;
   bool refuse = false;
   Doors doors{loop,
               flows,
               {[this](const Endpoint&) { return inbound; },
-               [this](const Doors::Inbound& at, const Endpoint&) { return open(at); }}};
+               [this](const Doors::Inbound& at, const VisitorAddress& who) {
+                 visitor = who;
+                 return open(at);
+               }}};
   Fd slot;
   Endpoint door;
 };
@@ -102,6 +106,7 @@ TEST_F(DoorsTest, EachClientHasAFlowOfHisOwn) {
   EXPECT_EQ(a.got_text, std::vector<std::string>{"to a"});
   EXPECT_EQ(b.got_text, std::vector<std::string>{"to b"});
   EXPECT_EQ(a.from, door);
+  EXPECT_EQ(visitor, (VisitorAddress{b.name, door}));
   EXPECT_EQ(opened, 2);
   a.send("again", door);
   ASSERT_TRUE(gets(origin, 3));
@@ -179,6 +184,7 @@ TEST_F(DoorsTest, AnswersComeFromTheAddressThatWasAsked) {
   origin.send("from it", origin.from);
   ASSERT_TRUE(gets(a));
   EXPECT_EQ(a.from, second);
+  EXPECT_EQ(visitor, (VisitorAddress{a.name, second}));
   a.send("to the first", {kLoopback, all.port});
   ASSERT_TRUE(gets(origin, 2));
   EXPECT_EQ(opened, 2);  // another 4-tuple, another flow
@@ -231,6 +237,28 @@ TEST(OriginEnd, WaitsForANameAndKeepsTheNewestDatagrams) {
   }));
   EXPECT_EQ(local.got_text.front(), "4");
   EXPECT_EQ(local.got_text.back(), "19");
+}
+
+TEST(OriginEnd, AHeaderLeadsTheFirstDatagramThatIsNotDropped) {
+  net::UvLoop loop;
+  Peer local;
+  OriginEnd end(loop, OriginWay{std::string("localhost"), local.name.port, false, kLoopback});
+  end.lead_with(as_bytes("<who>"));
+  for (std::size_t i = 0; i <= OriginEnd::kMaxWaiting; ++i) EXPECT_TRUE(end.send(as_bytes(std::to_string(i)), nullptr));
+  EXPECT_TRUE(test::run_until(loop, [&] {
+    while (local.receive()) {
+    }
+    return local.got_text.size() >= OriginEnd::kMaxWaiting;
+  }));
+  EXPECT_EQ(local.got_text[0], "<who>1");
+  EXPECT_EQ(local.got_text[1], "2");
+  OriginEnd full(loop, OriginWay{kLoopback, local.name.port, false, std::nullopt});
+  full.lead_with(as_bytes("<who>"));
+  EXPECT_FALSE(full.send(Bytes(net::UdpSocket::kMaxDatagram), nullptr));
+  EXPECT_TRUE(full.send(as_bytes("next"), nullptr));
+  local.got_text.clear();
+  EXPECT_TRUE(test::run_until(loop, [&] { return local.receive(); }));
+  EXPECT_EQ(local.got_text[0], "<who>next");
 }
 
 TEST(OriginEnd, ANameThatNobodyHasIsDropped) {

@@ -19,7 +19,9 @@ using Lines = std::vector<std::string>;
 /// The opener's end of a tunnel without any plan.
 class TestEngine final : public reverse::Engine {
  public:
-  Decoded<> feed(ConstSpan plain, TimePoint, mux::SessionEvents& events) override { return session.feed(plain, events); }
+  Decoded<> feed(ConstSpan plain, TimePoint, mux::SessionEvents& events) override {
+    return session.feed(plain, events);
+  }
   void tick(TimePoint) override {}
   TimePoint next_deadline() const override { return TimePoint::max(); }
   Bytes take_output() override { return session.take_output(); }
@@ -77,7 +79,9 @@ struct MuxEndTest : ::testing::Test {
     tunnel.send_frames(ConstSpan(head).first(opened->head_bytes));
     auto end = std::make_unique<ClientEnd>(seen);
     client = end.get();
-    flows.start(std::move(end), std::make_unique<MuxEnd>(tunnel, opened->stream));
+    auto made = std::make_unique<MuxEnd>(tunnel, opened->stream);
+    mux_end = made.get();
+    flows.start(std::move(end), std::move(made));
   }
   std::unique_ptr<reverse::Engine> make_engine() {
     auto made = std::make_unique<TestEngine>();
@@ -110,6 +114,7 @@ struct MuxEndTest : ::testing::Test {
   test::Recorder log;
   Seen seen;
   ClientEnd* client = nullptr;
+  MuxEnd* mux_end = nullptr;
 };
 
 TEST_F(MuxEndTest, OneDatagramIsOneFrame) {
@@ -128,6 +133,32 @@ TEST_F(MuxEndTest, NothingThePeerWouldEndTheTunnelFor) {
   client->say(Bytes(65507, 'x'));
   EXPECT_EQ(arrived().size(), 1u);
   EXPECT_EQ(flows.counters().dropped, 2u);
+}
+
+TEST_F(MuxEndTest, AHeaderLeadsTheFirstDatagramThatGoesOut) {
+  mux_end->lead_with(as_bytes("<who"));
+  mux_end->lead_with(as_bytes(">"));
+  client->say(Bytes(mux::kMaxDatagram - 4));  // too large with it, and not without
+  EXPECT_EQ(flows.counters().dropped, 1u);
+  client->say(as_bytes("a"));
+  client->say(as_bytes("b"));
+  client->say(Bytes(mux::kMaxDatagram - 4));
+  auto lines = arrived();
+  ASSERT_EQ(lines.size(), 4u);
+  lines.pop_back();
+  EXPECT_EQ(lines, (Lines{"open 1 udp:127.0.0.1:53", "gram 1 3c77686f3e61", "gram 1 62"}));
+  std::array<std::uint8_t, mux::kKeepHead> head;
+  mux::write_keep_head(head, StreamId{1}, 2);
+  answer(head, "hi");
+  EXPECT_EQ(seen.datagrams, Lines{"hi"});
+  EXPECT_EQ(flows.counters().dropped, 1u);
+}
+
+TEST_F(MuxEndTest, AHeaderAloneIsAnEmptyDatagramOfAFlow) {
+  mux_end->lead_with(as_bytes("<who>"));
+  client->say({});
+  client->say({});
+  EXPECT_EQ(arrived(), (Lines{"open 1 udp:127.0.0.1:53", "gram 1 3c77686f3e"}));
 }
 
 TEST_F(MuxEndTest, APacketsAddressIsWrittenToWhoReadsIt) {
