@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from ebbtest import case, datagrams, ports, procfs, visitors, wait
+from ebbtest import case, configs, datagrams, ports, procfs, visitors, wait
 
 CLIENT = "203.0.113.7"
 HEADER = f"PROXY TCP4 {CLIENT} 198.51.100.1 51234 443\r\n".encode()
@@ -197,6 +197,27 @@ class BridgeTellsOfFlows(FlowCase):
         line = f"127.0.0.9:{own.socket.getsockname()[1]} accepted udp:"
         for log in (self.portal, self.bridge):
             wait.until(f"{log.name} writes the client's address", lambda: line in log.log(), 5)
+
+    def test_visitors_of_vmess(self):
+        """Their flows come over TCP, and their address is that connection's."""
+        self.start_flows(bridge={"bridges": {"bridge": {"proxyProtocol": 2}}})
+        self.bridge.start()
+        door, server = ports.free_port(), {"address": "127.0.0.1", "port": self.tunnel, "users": [{"id": configs.UUID}]}
+        visitor = self.program("v2ray", "visitor", json.dumps({
+            "inbounds": [{"listen": "127.0.0.1", "port": door, "protocol": "dokodemo-door",
+                          "settings": {"address": "127.0.0.1", "port": self.web.port, "network": "udp"}}],
+            "outbounds": [{"protocol": "vmess", "settings": {"vnext": [server]}}]}))
+        self.client().ask_until(b"the tunnel is there")
+        self.service.datagrams.clear()
+        visitor.start()
+        client = self.client(door)
+        client.ask_until(b"hello")
+        client.ask_until(b"more")
+        (seen,) = self.service.datagrams.values()
+        arrival = socket.inet_aton("127.0.0.1") * 2
+        self.assertEqual(seen[0][:24], SIGNATURE + b"\x21\x12\x00\x0c" + arrival)
+        self.assertEqual(seen[0][26:], self.tunnel.to_bytes(2) + b"hello")
+        self.assertEqual([datagram for datagram in seen[1:] if SIGNATURE in datagram], [])
 
     def test_version_1_has_none(self):
         self.start_flows(bridge={"bridges": {"bridge": {"proxyProtocol": 1}}})
