@@ -224,5 +224,23 @@ TEST(PipeOnALink, HoldsNothingBackOnLoopback) {
   EXPECT_GE(bulk.pipe.allowance(), Pipe::kNear);
 }
 
+/// A wide congestion window (BBR's) with all of the allowance in flight: the kernel has nothing unsent and says that we
+/// gave too little, for ever.
+TEST(Pipe, StopsGrowingWhenMoreThanEnoughIsUnderWayWhateverTheKernelSays) {
+  Pipe pipe;
+  TimePoint now{1s};
+  net::PathInfo info;
+  info.min_rtt = 40ms;
+  info.delivery_rate = 25'000'000;
+  info.app_limited = true;
+  for (int i = 0; i < 100; ++i, now += 10ms) {
+    pipe.written(pipe.room());
+    info.unacked_bytes = pipe.allowance();
+    pipe.sample(info, now);
+  }
+  EXPECT_LT(pipe.allowance(), 1'500'000u);
+  EXPECT_GT(pipe.allowance(), 1'200'000u);
+}
+
 }  // namespace
 }  // namespace ebb::tunnel
