@@ -4,12 +4,9 @@
 #include <array>
 #include <utility>
 
-#include "common/reverse/extension.h"
-
 namespace ebb::reverse {
 namespace {
 
-constexpr std::size_t kMaxControlStreams = 16;  // stock portals open one, our probe two
 // 0000 as a rule: a stock portal gets there only after 65536 streams on one tunnel.
 constexpr std::array kPingIds{StreamId{0x0000}, StreamId{0xffff}, StreamId{0xfffe}};
 
@@ -129,119 +126,6 @@ VisitorAddress BridgeTunnel::visitor_behind(ConstSpan trailing) const {
   if (!reads_source()) return {};
   const auto told = mux::decode_source_local(trailing);
   return told ? mux::visitor_of(*told) : VisitorAddress{};
-}
-
-void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstSpan trailing) {
-  if (control_ids_.size() >= kMaxControlStreams) {
-    session_.queue_end(stream, true);
-    session_.close(stream);
-    return;
-  }
-  control_ids_.push_back(stream);
-  control_name_ = name;
-  session_.set_message_stream(stream);
-  session_.set_silent(stream);  // as V2Ray: no frame comes back, whatever the portal does with it
-  if (settings_.answer_hello && !marked_ && mux::has_hello_marker(trailing)) {
-    marked_ = true;
-    hello_stream_ = stream;
-    if ((settings_.hello.features & kFeatureCredit) != 0) flow_.expect(true);
-    Control message;
-    message.hello = settings_.hello;
-    write_control(message);
-  }
-}
-
-void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events) {
-  const auto message = decode_control(payload);
-  if (!message) {
-    ++bad_control_;  // as V2Ray: the stream goes on
-    return;
-  }
-  const bool leaving = message->draining() || (marked_ && message->notice && message->notice->code == kNoticeRestart);
-  if (leaving && state_ == State::active) {
-    state_ = State::draining;
-    draining_since_ = now;
-  } else if (!leaving && state_ == State::draining) {
-    state_ = State::active;
-  }
-  const bool decided = !message->hello || message->hello->version != 0;
-  if (message->hello && marked_ && decided) {
-    hello_stream_ = stream;  // the portal reads this one from now on
-    const bool fresh = !peer_hello_;
-    if (fresh) peer_hello_ = *message->hello;
-    send_limits_ = limits_from(*peer_hello_);
-    features_ = peer_hello_->features & settings_.hello.features;
-    const auto early = (features_ & kFeatureCredit) != 0 ? flow_.agree(peer_hello_->initial_window) : flow_.forgo();
-    if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
-    if (fresh && leaving_) tell_restart();
-    tell_agreed(early, features_, session_, events);
-  }
-  if (!peer_hello_) {
-    if (!marked_ || !decided) return;
-    taken_for_stock_ = true;
-    tell_agreed(flow_.forgo(), 0, session_, events);
-    return;
-  }
-  if (const auto pong = take_extension(*message, now, flow_, liveness_, session_, events)) {
-    Control answer = this->message();
-    answer.ping = pong;
-    tell(std::move(answer));
-  }
-}
-
-void BridgeTunnel::forget_control(StreamId stream) {
-  std::erase(control_ids_, stream);
-  if (hello_stream_ == stream) hello_stream_.reset();
-}
-
-/// The portal reads our state out of every message, whatever it was sent for.
-Control BridgeTunnel::message() const {
-  Control out;
-  if (!leaving_) return out;
-  out.state = kStateDrain;
-  out.notice = Notice{kNoticeRestart, "restart", 0};
-  return out;
-}
-
-Bytes BridgeTunnel::take_output() {
-  while (hello_stream_ && flow_.owes()) {
-    Control windows = message();
-    windows.windows = flow_.take();
-    if (!windows.windows.empty()) write_control(windows);
-  }
-  return session_.take_output();
-}
-
-void BridgeTunnel::write_control(Control& message) {
-  if (message.windows.empty() && !message.ping) message.random = padding_.next();
-  const auto bytes = encode_control(message);
-  std::array<std::uint8_t, mux::kKeepHead> head{};
-  mux::write_keep_head(head, *hello_stream_, bytes.size());
-  session_.append_output(head);
-  session_.append_output(bytes);
-}
-
-bool BridgeTunnel::announce_restart() {
-  leaving_ = true;
-  return tell_restart();
-}
-
-bool BridgeTunnel::announce_return() {
-  leaving_ = false;
-  return tell(message());
-}
-
-bool BridgeTunnel::tell_restart() {
-  Control restart = message();
-  restart.state = kStateDrain;
-  restart.notice = Notice{kNoticeRestart, "restart", 0};
-  return tell(std::move(restart));
-}
-
-bool BridgeTunnel::tell(Control message) {
-  if (!peer_hello_ || !hello_stream_ || state_ == State::dead) return false;
-  write_control(message);
-  return true;
 }
 
 void BridgeTunnel::send_ping() {

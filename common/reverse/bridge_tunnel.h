@@ -92,6 +92,8 @@ class BridgeTunnel final : public Engine {
   const FlowControl& flow() const { return flow_; }
 
  private:
+  static constexpr std::size_t kMaxControlStreams = 16;  // stock portals open one, our probe two
+
   struct Inner;  // sorts control streams from user streams
 
   void on_open(StreamId stream, const Target& target, ConstSpan trailing, mux::SessionEvents& events);

@@ -115,6 +115,8 @@ class PortalTunnel final : public Engine {
   const FlowControl& flow() const { return flow_; }
 
  private:
+  static constexpr auto kIdleCheck = std::chrono::seconds(16);  // common/protocol/mux/PROTOCOL.md, idle
+
   struct Inner;  // sorts control and probe streams from user streams
   enum class Probe : std::uint8_t { none, hello_wait, end_wait };
 
