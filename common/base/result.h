@@ -27,7 +27,18 @@ struct WireError {
   friend bool operator==(const WireError&, const WireError&) = default;
 };
 
-enum class Errc : std::uint8_t { config, protocol, auth, timeout, closed, refused, overload, os };
+enum class Errc : std::uint8_t {
+  config,
+  protocol,
+  auth,  // or a rule that says no
+  timeout,
+  closed,
+  refused,
+  unreachable,  // no way leads there
+  unresolved,   // a name without an address
+  overload,
+  os,
+};
 
 struct Error {
   Errc code;

@@ -34,7 +34,7 @@ void Dial::on_addresses(Result<std::vector<IpAddress>> addresses) {
     std::erase_if(*addresses, [v6 = plan_.bind->v6](const IpAddress& ip) { return ip.v6 != v6; });
     if (addresses->empty()) {
       return attempt_failed(
-          Error{Errc::refused,
+          Error{Errc::unreachable,
                 "connect " + host_text(plan_.host) + ": no address of the family of " + plan_.bind->text(),
                 {}});
     }

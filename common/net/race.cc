@@ -128,7 +128,7 @@ void Race::finish(Result<Fd> outcome) {
 }
 
 Error Race::failure(const Endpoint& to, int error) const {
-  Errc code = Errc::os;
+  Errc code = Errc::unreachable;
   if (error == ECONNREFUSED) code = Errc::refused;
   if (error == ETIMEDOUT) code = Errc::timeout;
   if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) code = Errc::overload;

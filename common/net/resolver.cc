@@ -9,7 +9,7 @@ namespace ebb::net {
 namespace {
 
 Error cannot_resolve(std::string_view name, std::string_view why) {
-  return Error{Errc::refused, "resolve " + std::string(name) + ": " + std::string(why), {}};
+  return Error{Errc::unresolved, "resolve " + std::string(name) + ": " + std::string(why), {}};
 }
 
 std::vector<IpAddress> addresses_of(const addrinfo* list) {

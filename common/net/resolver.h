@@ -18,7 +18,7 @@ class Lookup {
   static constexpr std::size_t kMaxAddresses = 16;  // further ones are dropped
 
   /// Asks for `host`; `done` is called once, on a later turn of the loop, with at least one address in the order of
-  /// RFC 6724, or with Errc::refused ("resolve NAME: ..."). It may destroy this object. An IP address is answered
+  /// RFC 6724, or with Errc::unresolved ("resolve NAME: ..."). It may destroy this object. An IP address is answered
   /// without the thread pool. What is no domain name (empty, over 253 bytes, odd bytes, a number in disguise such as
   /// "127.1" or "0x7f.1") is refused here: getaddrinfo would take it for an address no routing rule has seen.
   Lookup(UvLoop& loop, const Host& host, Done done);

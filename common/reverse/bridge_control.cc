@@ -49,6 +49,7 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now,
     features_ = peer_hello_->features & settings_.hello.features;
     const auto early = (features_ & kFeatureCredit) != 0 ? flow_.agree(peer_hello_->initial_window) : flow_.forgo();
     if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
+    if (tells_reasons()) session_.agree_end_data();
     if (fresh && leaving_) tell_restart();
     tell_agreed(early, features_, session_, events);
   }

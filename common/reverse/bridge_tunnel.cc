@@ -98,11 +98,8 @@ void BridgeTunnel::on_open(StreamId stream, const Target& target, ConstSpan trai
   if (name != nullptr && is_control_name(*name)) return open_control(stream, *name, trailing);
   const bool own = name != nullptr && same_name(*name, settings_.domain);
   if (own) ++refused_own_domain_;
-  if (own || user_streams() > settings_.max_streams) {
-    session_.queue_end(stream, true);
-    session_.close(stream);
-    return;
-  }
+  if (own) return refuse(stream, AbortReason::denied);
+  if (user_streams() > settings_.max_streams) return refuse(stream, AbortReason::overload);
   if (reads_source() && !bad_trailing_) {
     if (const auto parsed = mux::decode_source_local(trailing); !parsed) {
       bad_trailing_ = parsed.error();
@@ -115,6 +112,12 @@ void BridgeTunnel::on_open(StreamId stream, const Target& target, ConstSpan trai
     flow_.opened(stream);
   }
   events.on_open(stream, target, trailing);
+}
+
+void BridgeTunnel::refuse(StreamId stream, AbortReason why) {
+  std::array<std::uint8_t, kMaxAbortFrame> frame;
+  session_.append_output(ConstSpan(frame).first(write_abort(frame, stream, Abort{why})));
+  session_.close(stream);
 }
 
 /// A portal that showed the marker is ours, and may tell before its own hello has come.

@@ -52,6 +52,8 @@ class BridgeTunnel final : public Engine {
   bool packet_addresses() const override {
     return peer_hello_ && (peer_hello_->features & settings_.hello.features & kFeaturePacketAddress) != 0;
   }
+  bool tells_reasons() const override { return (features_ & kFeatureAbortReason) != 0; }
+  std::optional<Abort> abort_reason() const override { return decode_abort(session_.end_data()); }
   HalfClose half_close(StreamId stream) const override {
     return session_.half_close(stream) ? HalfClose::fin : HalfClose::none;
   }
@@ -97,6 +99,7 @@ class BridgeTunnel final : public Engine {
   struct Inner;  // sorts control streams from user streams
 
   void on_open(StreamId stream, const Target& target, ConstSpan trailing, mux::SessionEvents& events);
+  void refuse(StreamId stream, AbortReason why);
   void open_control(StreamId stream, const std::string& name, ConstSpan trailing);
   void on_control(StreamId stream, ConstSpan payload, TimePoint now, mux::SessionEvents& events);
   Control message() const;

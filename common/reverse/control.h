@@ -34,8 +34,9 @@ inline constexpr std::uint64_t kFeatureHalfClose = 0x02;      // Keep frames hav
 inline constexpr std::uint64_t kFeatureSourceAddress = 0x04;  // New says who the visitor is and where he arrived
 inline constexpr std::uint64_t kFeaturePing = 0x08;           // Ping messages, answered at once
 inline constexpr std::uint64_t kFeaturePacketAddress = 0x10;  // a UDP Keep may say where its datagram goes or is from
-inline constexpr std::uint64_t kOurFeatures =
-    kFeatureCredit | kFeatureHalfClose | kFeatureSourceAddress | kFeaturePing | kFeaturePacketAddress;
+inline constexpr std::uint64_t kFeatureAbortReason = 0x20;    // End + Error may say why (abort_reason.h)
+inline constexpr std::uint64_t kOurFeatures = kFeatureCredit | kFeatureHalfClose | kFeatureSourceAddress |
+                                              kFeaturePing | kFeaturePacketAddress | kFeatureAbortReason;
 
 struct Hello {
   std::uint32_t version = 1;

@@ -4,12 +4,16 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "common/base/time.h"
 #include "common/protocol/mux/session.h"
+#include "common/reverse/abort_reason.h"
 #include "common/reverse/tunnel.h"
 
 namespace ebb::reverse {
+
+inline constexpr std::size_t kMaxAbortFrame = mux::kKeepHead + Abort::kMaxBytes;
 
 class Engine {
  public:
@@ -44,6 +48,14 @@ class Engine {
   virtual SendLimits send_limits() const = 0;
   /// The peer reads and writes a packet's own address in UDP Keep frames.
   virtual bool packet_addresses() const { return false; }
+
+  /// An End + Error to the peer may say why.
+  virtual bool tells_reasons() const { return false; }
+  /// Writes End + Error for `stream`, with what is said if the peer wants to know, to `out` (kMaxAbortFrame bytes).
+  /// Returns bytes written.
+  std::size_t write_abort(MutSpan out, StreamId stream, const Abort& why) const;
+  /// During on_end(): why the peer aborted the stream, if he said so.
+  virtual std::optional<Abort> abort_reason() const { return std::nullopt; }
 
   // ---- one direction over
   virtual HalfClose half_close(StreamId) const { return HalfClose::none; }

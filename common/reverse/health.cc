@@ -53,7 +53,8 @@ void Health::reached(const Ticket& ticket) {
   entry->strikes = entry->trials = 0;
 }
 
-void Health::failed(const Ticket& ticket, TimePoint now) {
+/// `strikes`: so many failures in a row are enough.
+void Health::fail(const Ticket& ticket, unsigned strikes, TimePoint now) {
   Entry* entry = find(ticket.bridge, ticket.target);
   if (entry == nullptr) return;
   settled(*entry);
@@ -62,7 +63,7 @@ void Health::failed(const Ticket& ticket, TimePoint now) {
     if (!ticket.trial || ticket.opened < entry->failing_since) return;
     entry->trials = std::min(entry->trials + 1, 16u);
   } else {
-    if (++entry->strikes < kStrikes && entry->proven) return;
+    if (++entry->strikes < strikes && entry->proven) return;
     entry->failing = true;
     entry->proven = false;
     entry->trials = 0;
@@ -75,11 +76,13 @@ void Health::dropped(const Ticket& ticket) {
   if (Entry* entry = find(ticket.bridge, ticket.target)) settled(*entry);
 }
 
-void Health::ended(const Ticket& ticket, bool error, bool always_says, TimePoint now) {
+void Health::ended(const Ticket& ticket, Ending how, bool always_says, TimePoint now) {
+  if (how == Ending::unreached) return fail(ticket, 1, now);
+  if (how == Ending::aborted) return failed(ticket, now);
   // An origin that takes a connection and closes it is no fault of its bridge, but a stock bridge says the same of one
   // that cannot be reached.
   const bool soon = now - ticket.opened < kAtOnce;
-  if (error || (soon && !always_says)) return failed(ticket, now);
+  if (how == Ending::complete && soon && !always_says) return failed(ticket, now);
   dropped(ticket);
 }
 

@@ -1,4 +1,5 @@
-// Which bridges reach which origins, learnt from what became of the visitors' streams. Stock bridges say nothing else.
+// Which bridges reach which origins, learnt from what became of the visitors' streams. Stock bridges say nothing else;
+// ours say why they aborted one (abort_reason.h).
 //
 //   failed    the bridge ended the stream without one byte of answer, soon: its origin was not reached
 //   reached   an answer byte came
@@ -31,7 +32,8 @@ class Health {
   // A stock bridge tells of a refused origin after 1.0 s (its five attempts), so does ours. An origin that closes a
   // connection later than this was there.
   static constexpr auto kAtOnce = std::chrono::seconds(5);
-  static constexpr unsigned kStrikes = 2;    // failures in a row of a proven one; an untried one has one
+  static constexpr unsigned kStrikes = 2;    // failures in a row of a proven one; an untried one has one, and so has he
+                                             // who says himself that he did not get there
   static constexpr std::size_t kScouts = 2;  // streams at a time to find out about an untried one
   static constexpr auto kFirstPause = std::chrono::seconds(10);
   static constexpr auto kLongestPause = std::chrono::seconds(80);
@@ -49,11 +51,17 @@ class Health {
   Standing standing(std::uint64_t bridge, std::uint64_t target, TimePoint now) const;
   Ticket opened(std::uint64_t bridge, std::uint64_t target, TimePoint now);
   void reached(const Ticket& ticket);
-  void failed(const Ticket& ticket, TimePoint now);
+  void failed(const Ticket& ticket, TimePoint now) { fail(ticket, kStrikes, now); }
   void dropped(const Ticket& ticket);
-  /// The bridge ended the stream, and no byte of answer had come. `error`: it said so. `always_says`: this bridge says
-  /// error whenever it did not reach an origin (ours), so without it there was one.
-  void ended(const Ticket& ticket, bool error, bool always_says, TimePoint now);
+  enum class Ending : std::uint8_t {
+    complete,
+    aborted,    // with an error, and nobody says why
+    unreached,  // the bridge says that it did not get to the origin,
+    elsewhere,  // or is one that would say so, and did not: the fault lies elsewhere
+  };
+  /// The bridge ended the stream, and no byte of answer had come. `always_says`: this bridge says error whenever it did
+  /// not reach an origin (ours), so without it there was one.
+  void ended(const Ticket& ticket, Ending how, bool always_says, TimePoint now);
 
   /// What is known of a bridge.
   struct Summary {
@@ -91,6 +99,7 @@ class Health {
 
   Entry* find(std::uint64_t bridge, std::uint64_t target);
   void settled(Entry& entry);
+  void fail(const Ticket& ticket, unsigned strikes, TimePoint now);
 
   Entries entries_;
   std::unordered_map<Key, Entries::iterator, KeyHash> index_;

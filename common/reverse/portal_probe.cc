@@ -70,6 +70,7 @@ void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now, 
   features_ = hello.features & settings_.hello.features;  // our own hello goes out below, before any later frame
   const auto early = (features_ & kFeatureCredit) != 0 ? flow_.agree(hello.initial_window) : flow_.forgo();
   if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
+  if (tells_reasons()) session_.agree_end_data();
   if (state_ == State::probing) state_ = State::active;
   const auto other = stream == probe_ids_[0] ? 1 : 0;
   if (probe_ == Probe::hello_wait) {  // in time: the marked session becomes the control stream

@@ -54,6 +54,8 @@ class PortalTunnel final : public Engine {
   void abort_streams(mux::SessionEvents& events) override;
   SendLimits send_limits() const override { return send_limits_; }
   bool packet_addresses() const override;
+  bool tells_reasons() const override { return (features_ & kFeatureAbortReason) != 0; }
+  std::optional<Abort> abort_reason() const override { return decode_abort(session_.end_data()); }
   HalfClose half_close(StreamId stream) const override;
   bool fin_sent(StreamId stream, TimePoint now) override;
   void hold(StreamId stream, bool end_sent) override;

@@ -20,11 +20,15 @@ struct Result {
   bool operator==(const Result&) const = default;
 };
 
-Result run(Role role, ConstSpan in, std::size_t piece, std::uint8_t closing) {
+Result run(Role role, ConstSpan in, std::size_t piece, std::uint8_t flags) {
+  const auto closing = static_cast<std::uint8_t>(flags & 7);
   Session session(role, {.max_streams = 8, .max_ids = 64});
+  if ((flags & 8) != 0) session.agree_end_data();
   ebb::test::Recorder log;
   log.then = [&](StreamId id) {
     if (log.lines.back().starts_with("data")) return;  // how much came before a close would depend on the cuts
+    assert(session.end_data().size() <= Session::kMaxEndData);
+    if (log.lines.back().starts_with("end")) log.lines.back() += " " + ebb::to_hex(session.end_data());
     if (closing != 0 && id.value % closing == 0) session.close(StreamId{static_cast<std::uint16_t>(id.value + 1)});
     if (closing != 0 && id.value % closing == 1) session.close(id);
   };
@@ -53,8 +57,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size < 2) return 0;
   const auto role = (data[0] & 1) != 0 ? Role::opener : Role::acceptor;
   const ConstSpan in(data + 2, size - 2);
-  const auto whole = run(role, in, size, data[1] & 7);
-  auto pieces = run(role, in, 1 + (data[0] >> 1), data[1] & 7);
+  const auto whole = run(role, in, size, data[1]);
+  auto pieces = run(role, in, 1 + (data[0] >> 1), data[1]);
   if (whole.fatal) pieces.border = whole.border;  // a fatal head may be seen a piece earlier
   assert(whole == pieces);
   return 0;

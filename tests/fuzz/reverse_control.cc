@@ -1,10 +1,15 @@
-// Control messages: what decodes survives a round trip, and nothing else happens.
+// Control messages, and reasons of aborts: what decodes survives a round trip, and nothing else happens.
 #include <cassert>
 
+#include "common/reverse/abort_reason.h"
 #include "common/reverse/control.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace ebb::reverse;
+  if (const auto abort = decode_abort({data, size})) {
+    assert(abort->text.size() <= Abort::kMaxText);
+    assert(decode_abort(encode_abort(*abort)) == abort);
+  }
   const auto first = decode_control({data, size});
   if (!first) return 0;
   const auto bytes = encode_control(*first);

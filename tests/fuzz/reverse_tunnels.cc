@@ -99,9 +99,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         std::advance(victim, arg % plane.live.size());
         const StreamId id{*victim};
         plane.live.erase(victim);
-        Bytes end(mux::kEndFrame);
-        mux::write_end(end, id, (arg & 1) != 0);
+        Bytes end(kMaxAbortFrame);
+        const Engine& from = op % 12 == 7 ? static_cast<const Engine&>(portal) : bridge;
+        const Abort why{static_cast<AbortReason>(arg / 4), "why"};
+        mux::write_end(end, id, false);
+        end.resize((arg & 1) != 0 ? from.write_abort(end, id, why) : mux::kEndFrame);
         if (op % 12 == 7) {
+          append(to_bridge, portal.take_output());  // a hello that was agreed on goes first
           portal.close(id), append(to_bridge, end);
         } else {
           bridge.close(id, now), append(to_portal, end);

@@ -3,7 +3,7 @@
 import time
 import unittest
 
-from ebbtest import case, visitors
+from ebbtest import case, visitors, wait
 
 GIVES_UP_S = 1.0  # the bridge dials five times in this time, as V2Ray does: spec/reverse.md 3.1
 
@@ -19,6 +19,17 @@ class OriginDown(case.PairCase):
             sock.sendall(first)
             self.assertEqual(visitors.ending(sock, 10), "rst")
             self.assertLess(time.monotonic() - begin, GIVES_UP_S + 1)
+
+    def test_portal_says_why_a_visitor_was_not_served(self):
+        self.start_pair()
+        self.web.refuse()
+        sock = self.connect(self.public)
+        sock.sendall(b"x")
+        self.assertEqual(visitors.ending(sock, 5), "rst")
+        line = wait.until("it is in the portal's log", lambda: next(
+            (each for each in self.portal.log().splitlines() if "visitor was not served" in each), ""), 5)
+        self.assertIn("origin refused the connection", line)
+        self.assertNotIn("connect ", line, "the bridge's own words name addresses of its network")
 
     def test_origin_that_resets_in_mid_answer(self):
         """The visitor must not take half an answer for a whole one."""

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "worker/broker/stream_watch.h"
 #include "worker/flow/mux_end.h"
 
 namespace ebb::broker {
@@ -40,36 +41,6 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
   }
   return reverse::PickPolicy::least;
 }
-
-/// Tells the pool whether the bridge reached the origin of a stream.
-class StreamWatch final : public relay::OriginWatch {
- public:
-  StreamWatch(reverse::Health& health, const reverse::Health::Ticket& ticket, const PortalLink& link,
-              const net::Loop& loop)
-      : health_(health), ticket_(ticket), tunnel_(link.tunnel()), plan_(link.plan()), loop_(loop) {}
-  ~StreamWatch() override {
-    if (!told_) health_.dropped(ticket_);
-  }
-  void answered() override {
-    told_ = true;
-    health_.reached(ticket_);
-  }
-  void ended(bool error, bool client_ended) override {
-    if (tunnel_.dead()) return;  // a lost tunnel says nothing of the origin,
-    const bool ours = plan_.peer_hello().has_value();
-    if (client_ended && !(ours && error)) return;  // nor does the end with which a bridge answers ours
-    told_ = true;
-    health_.ended(ticket_, error, ours, loop_.now());
-  }
-
- private:
-  reverse::Health& health_;
-  const reverse::Health::Ticket ticket_;
-  const tunnel::Tunnel& tunnel_;  // it has the stream, and ends it even in its destructor
-  const reverse::PortalTunnel& plan_;
-  const net::Loop& loop_;
-  bool told_ = false;
-};
 
 }  // namespace
 
@@ -298,7 +269,10 @@ bool Portal::serve(std::unique_ptr<relay::Side>& visitor, const Target& target, 
   auto& relay = home_.relays.start(std::move(visitor), std::move(side), outbound::relay_times(level));
   const auto& loop = home_.around.loop;
   const auto ticket = pool_.opened(link->bridge(), loop.now());
-  relay.watch_origin(std::make_unique<StreamWatch>(pool_.health(), ticket, *link, loop));
+  std::optional<StreamWatch::Names> names;
+  if (log_enabled(log::Level::info)) names.emplace(settings_.tag, target, address.source);
+  relay.watch_origin(std::make_unique<StreamWatch>(pool_.health(), ticket, std::as_const(*link).tunnel(), link->plan(),
+                                                   loop, std::move(names)));
   return true;
 }
 

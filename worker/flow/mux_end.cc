@@ -18,7 +18,7 @@ bool MuxEnd::send(ConstSpan datagram, const Target* address) {
 }
 
 void MuxEnd::close() {
-  if (tunnel_ != nullptr) std::exchange(tunnel_, nullptr)->end_stream(stream_, false);
+  if (tunnel_ != nullptr) std::exchange(tunnel_, nullptr)->end_stream(stream_);
 }
 
 void MuxEnd::on_stream_data(ConstSpan payload) { on_stream_datagram(nullptr, payload); }
@@ -28,7 +28,7 @@ void MuxEnd::on_stream_datagram(const Target* address, ConstSpan datagram) {
   if (flow_ != nullptr) flow_->on_datagram(*this, datagram, address);
 }
 
-void MuxEnd::on_stream_end(bool) {
+void MuxEnd::on_stream_end(bool, const reverse::Abort*) {
   tunnel_ = nullptr;
   if (flow_ != nullptr) flow_->on_end(*this);
 }

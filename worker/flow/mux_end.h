@@ -19,7 +19,7 @@ class MuxEnd final : public DatagramEnd, private tunnel::StreamUser {
   // StreamUser
   void on_stream_data(ConstSpan payload) override;
   void on_stream_datagram(const Target* address, ConstSpan datagram) override;
-  void on_stream_end(bool error) override;
+  void on_stream_end(bool error, const reverse::Abort* why) override;
 
   tunnel::Tunnel* tunnel_;  // null once the stream is over
   StreamId stream_;

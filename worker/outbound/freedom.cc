@@ -13,7 +13,7 @@ Result<Way> freedom_way(const config::Outbound& outbound, const Target& target, 
     if (settings.redirect->port != 0) out.plan.port = settings.redirect->port;
   }
   if (out.plan.port == 0)
-    return std::unexpected{Error{Errc::refused, "port 0 cannot be dialled: " + target.text(), {}}};
+    return std::unexpected{Error{Errc::unreachable, "port 0 cannot be dialled: " + target.text(), {}}};
   return out;
 }
 

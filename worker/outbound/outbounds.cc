@@ -21,9 +21,9 @@ class DialSide final : public relay::SocketSide {
                   [this](Result<std::unique_ptr<net::TcpStream>> stream) { on_dialled(std::move(stream)); });
   }
 
-  void abort() override {
+  void abort(const Error& why) override {
     dial_.reset();
-    SocketSide::abort();
+    SocketSide::abort(why);
   }
   void close() override {
     dial_.reset();
@@ -54,7 +54,7 @@ class EndedSide final : public relay::Side {
   void send(ConstSpan) override {}
   void flush() override {}
   void send_end() override {}
-  void abort() override {}
+  void abort(const Error&) override {}
   void wind_down() override { relay_->on_wound_down(*this); }
   std::size_t room() override { return kEverything; }
   std::size_t queued() const override { return 0; }

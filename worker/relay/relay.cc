@@ -33,16 +33,16 @@ void Relay::on_batch_end(Side& from) {
   other(from).flush();  // producers ask before they read again
 }
 
-void Relay::origin_ended(const Side& from, bool error) {
+void Relay::origin_ended(const Side& from, const Error* failure) {
   if (!origin_watch_ || &from != origin_.get()) return;
-  std::exchange(origin_watch_, nullptr)->ended(error, client_ended_);
+  std::exchange(origin_watch_, nullptr)->ended(failure, client_ended_);
 }
 
 std::size_t Relay::may_read(Side& from) { return finished_ || winding_ ? Side::kEverything : other(from).room(); }
 
 void Relay::on_end(Side& from, bool both) {
   if (finished_) return;
-  origin_ended(from, false);
+  origin_ended(from, nullptr);
   if (winding_) return;  // the side that is left has ended too; its on_wound_down() follows
   Side& to = other(from);
   to.flush();
@@ -74,9 +74,9 @@ void Relay::on_end(Side& from, bool both) {
 void Relay::on_failed(Side& from, const Error& why) {
   if (finished_) return;
   if (log_enabled(log::Level::debug)) log_event(log::Level::debug, "relay", "connection failed", kv("reason", why));
-  origin_ended(from, true);
+  origin_ended(from, &why);
   if (winding_) return on_wound_down(from);  // the other one may still have bytes to deliver
-  other(from).abort();
+  other(from).abort(why);
   finish();
 }
 
@@ -96,8 +96,8 @@ void Relay::on_wound_down(Side& side) {
 void Relay::abort(const Error& why) {
   if (finished_) return;
   if (log_enabled(log::Level::info)) log_event(log::Level::info, "relay", "connection aborted", kv("reason", why));
-  client_->abort();
-  origin_->abort();
+  client_->abort(why);
+  origin_->abort(why);
   finish();
 }
 

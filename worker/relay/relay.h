@@ -31,8 +31,8 @@ class Side {
   virtual void flush() = 0;
   /// The other side is done sending: pass it on after what was sent.
   virtual void send_end() = 0;
-  /// The other side is broken: make that visible here (a reset, End + Error), now.
-  virtual void abort() = 0;
+  /// The other side is broken: make that visible here (a reset, End + Error and why), now.
+  virtual void abort(const Error& why) = 0;
   /// The other side is gone in both directions: deliver what was sent, say the end, take no more input, then
   /// Relay::on_wound_down().
   virtual void wind_down() = 0;
@@ -76,8 +76,9 @@ class OriginWatch {
   virtual ~OriginWatch() = default;
   /// The first byte of its answer is here.
   virtual void answered() = 0;
-  /// It ended, or failed, and had not answered. `client_ended`: the client sent no more by then.
-  virtual void ended(bool error, bool client_ended) = 0;
+  /// It ended, or failed, and had not answered. `failure`: null when it ended. `client_ended`: the client sent no more
+  /// by then.
+  virtual void ended(const Error* failure, bool client_ended) = 0;
 };
 
 class Relays;
@@ -123,7 +124,7 @@ class Relay {
 
  private:
   friend class Relays;
-  void origin_ended(const Side& from, bool error);
+  void origin_ended(const Side& from, const Error* failure);
   void finish();
   void arm();
   void look_again(Duration after);

@@ -17,7 +17,7 @@ void SocketSide::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
   wire_.attach(std::move(stream), std::move(unread));
 }
 
-void SocketSide::abort() {
+void SocketSide::abort(const Error&) {
   linger_.disarm();
   wire_.reset();
 }

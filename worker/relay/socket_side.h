@@ -25,7 +25,7 @@ class SocketSide : public Side, protected WireObserver {
   void send(ConstSpan piece) override { wire_.send(piece); }
   void flush() override { wire_.flush(); }
   void send_end() override { wire_.send_end(); }
-  void abort() override;
+  void abort(const Error& why) override;
   void wind_down() override;
   std::size_t room() override { return wire_.has_room() ? kEverything : 0; }
   std::size_t queued() const override { return wire_.queued(); }

@@ -70,7 +70,7 @@ void MuxSide::on_stream_credit() {
   send_held_back();
   if (tunnel_ == nullptr || !held_back_.empty()) return;
   if (winding_) {
-    end(false);
+    end();
     return relay_->on_wound_down(*this);
   }
   if (std::exchange(end_wanted_, false)) return send_end();
@@ -100,7 +100,7 @@ void MuxSide::send_end() {
     relay_->set_patience(consumer(), quiet);
     return tunnel_->hold(stream_, false);
   }
-  end(false);
+  end();
   relay_->on_end(*this, true);  // End closes both directions: the peer has forgotten the id
 }
 
@@ -118,24 +118,29 @@ void MuxSide::end_and_listen() {
   tunnel_->send_frames(frame);
 }
 
-void MuxSide::abort() { end(true); }
+void MuxSide::abort(const Error& why) {
+  if (tunnel_ == nullptr) return;
+  Tunnel& tunnel = *tunnel_;
+  tunnel_over();
+  tunnel.abort_stream(stream_, reverse::abort_of(why));
+}
 
 void MuxSide::wind_down() {
   if (tunnel_ != nullptr && !held_back_.empty() && !fin_sent_) {
     winding_ = true;
     return;
   }
-  end(false);
+  end();
   relay_->on_wound_down(*this);
 }
 
-void MuxSide::close() { end(false); }
+void MuxSide::close() { end(); }
 
-void MuxSide::end(bool error) {
+void MuxSide::end() {
   if (tunnel_ == nullptr) return;
   Tunnel& tunnel = *tunnel_;
   tunnel_over();
-  if (!end_sent_ || error) return tunnel.end_stream(stream_, error);
+  if (!end_sent_) return tunnel.end_stream(stream_);
   tunnel.forget(stream_);
   tunnel.pump();
 }
@@ -188,13 +193,11 @@ void MuxSide::on_stream_fin() {
   relay_->on_end(*this, false);
 }
 
-void MuxSide::on_stream_end(bool error) {
+void MuxSide::on_stream_end(bool error, const reverse::Abort* why) {
   tunnel_over();  // the session has forgotten the id: no frame of ours may follow
-  if (error) {
-    relay_->on_failed(*this, Error{Errc::closed, "the other end aborted the stream", {}});
-  } else {
-    relay_->on_end(*this, true);
-  }
+  if (!error) return relay_->on_end(*this, true);
+  relay_->on_failed(*this, why != nullptr ? reverse::error_of(*why)
+                                          : Error{Errc::closed, "the other end aborted the stream", {}});
 }
 
 }  // namespace ebb::tunnel

@@ -24,7 +24,7 @@ class MuxSide final : public relay::Side, public Source, private StreamUser {
   void send(ConstSpan piece) override;
   void flush() override;
   void send_end() override;
-  void abort() override;
+  void abort(const Error& why) override;
   void wind_down() override;
   std::size_t room() override;
   std::size_t queued() const override;
@@ -40,14 +40,14 @@ class MuxSide final : public relay::Side, public Source, private StreamUser {
   friend class Tunnel;
   void on_stream_data(ConstSpan payload) override;
   void on_stream_datagram(const Target*, ConstSpan datagram) override { on_stream_data(datagram); }
-  void on_stream_end(bool error) override;
+  void on_stream_end(bool error, const reverse::Abort* why) override;
   void on_stream_fin() override;
   void on_stream_credit() override;
   void on_stream_sent() override { relay_->on_progress(*this); }
   void on_end_due() override { end_and_listen(); }
 
   void on_batch_end();
-  void end(bool error);
+  void end();
   void send_fin();
   void end_and_listen();
   void tunnel_over();

@@ -43,7 +43,7 @@ void Tunnel::laggards_due() {
     MuxSide& side = static_cast<MuxSide::Lagging*>(stalled)->side;
     log_event(log::Level::warning, "tunnel", "stalled stream was reset", kv("tunnel", id_.value),
               kv("stream", side.stream_.value), kv("queued_bytes", stalled->queued()));
-    side.relay_->abort(Error{Errc::timeout, "the consumer took too little for too long", {}});
+    side.relay_->abort(Error{Errc::closed, "the consumer took too little for too long", {}});
   }
   follow_laggards();
 }

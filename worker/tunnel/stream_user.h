@@ -3,6 +3,7 @@
 
 #include "common/base/address.h"
 #include "common/base/bytes.h"
+#include "common/reverse/abort_reason.h"
 
 namespace ebb::tunnel {
 
@@ -12,8 +13,9 @@ class StreamUser {
   virtual void on_stream_data(ConstSpan payload) = 0;
   /// A UDP stream's message. `address`: the packet's own, where the peer wrote one, else null.
   virtual void on_stream_datagram(const Target* address, ConstSpan datagram) = 0;
-  /// The stream is over and its id forgotten: nothing may be sent on it any more.
-  virtual void on_stream_end(bool error) = 0;
+  /// The stream is over and its id forgotten: nothing may be sent on it any more. `why`: what the peer says of an
+  /// error; null: nothing.
+  virtual void on_stream_end(bool error, const reverse::Abort* why) = 0;
   /// Half-close was agreed and the peer sends no more. Where we had said the same, the id is forgotten.
   virtual void on_stream_fin() {}
   /// The peer takes more than nothing again.

@@ -116,10 +116,17 @@ void Tunnel::send_frames(ConstSpan frames) {
   if (!dead_) send_own(frames);
 }
 
-void Tunnel::end_stream(StreamId stream, bool error) {
+void Tunnel::end_stream(StreamId stream) {
   std::array<std::uint8_t, mux::kEndFrame> frame;
-  mux::write_end(frame, stream, error);
+  mux::write_end(frame, stream, false);
   send_frames(frame);
+  forget(stream);
+  pump();
+}
+
+void Tunnel::abort_stream(StreamId stream, const reverse::Abort& why) {
+  std::array<std::uint8_t, reverse::kMaxAbortFrame> frame;
+  send_frames(ConstSpan(frame).first(engine_->write_abort(frame, stream, why)));
   forget(stream);
   pump();
 }
@@ -206,7 +213,9 @@ void Tunnel::on_datagram(StreamId, void* user, const Target* from, ConstSpan pay
 }
 
 void Tunnel::on_end(StreamId, void* user, bool error) {
-  if (user != nullptr) static_cast<StreamUser*>(user)->on_stream_end(error);
+  if (user == nullptr) return;
+  const auto why = error ? engine_->abort_reason() : std::nullopt;
+  static_cast<StreamUser*>(user)->on_stream_end(error, why ? &*why : nullptr);
 }
 
 void Tunnel::on_fin(StreamId, void* user) {

@@ -95,10 +95,12 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void set_stream_user(StreamId stream, StreamUser* user) { engine_->set_user(stream, user); }
   /// Frames that nothing holds back: Opens, Ends, answers.
   void send_frames(ConstSpan frames);
-  /// End + Error for a stream nobody uses yet.
-  void refuse(StreamId stream) { end_stream(stream, true); }
+  /// End + Error for a stream nobody uses yet, because of our rules.
+  void refuse(StreamId stream) { abort_stream(stream, {reverse::AbortReason::denied}); }
   /// End, and the id is forgotten. Nothing is told of it.
-  void end_stream(StreamId stream, bool error);
+  void end_stream(StreamId stream);
+  /// The same with an error, and why, for a peer that wants to know.
+  void abort_stream(StreamId stream, const reverse::Abort& why);
 
   // Streams of datagrams (worker/flow). A flow has no back-pressure: what cannot go now is lost.
   /// One datagram of a live stream, as one frame. False: dropped. It is larger than the peer takes, empty (which every

@@ -110,6 +110,14 @@ inline void write_end(MutSpan out, StreamId stream, bool error) {
   out[5] = error ? kOptionError : 0;
 }
 
+/// Writes kKeepHead bytes: End + Error whose data part says why, `data_bytes` bytes that the caller appends. Stock
+/// peers throw them away.
+inline void write_abort_head(MutSpan out, StreamId stream, std::size_t data_bytes) {
+  write_keep_head(out, stream, data_bytes);
+  out[4] = static_cast<std::uint8_t>(Status::end);
+  out[5] = kOptionData | kOptionError;
+}
+
 /// Writes exactly kEndFrame bytes: Keep without data, with the FIN bit. Only where half-close was agreed.
 inline void write_fin(MutSpan out, StreamId stream) {
   store_be16(out, 4);

@@ -130,16 +130,21 @@ void Session::on_keep(const Head& head, SessionEvents& events) {
 }
 
 void Session::on_end(const Head& head, SessionEvents& events) {
-  const auto found = streams_.find(head.stream.value);
+  if (!end_data_agreed_ || !head.error() || head.data_bytes == 0) return ended(head.stream, head.error(), events);
+  body_ = Body::end;
+}
+
+void Session::ended(StreamId id, bool error, SessionEvents& events) {
+  const auto found = streams_.find(id.value);
   if (found == streams_.end()) {
-    events.on_stray_end(head.stream);
+    events.on_stray_end(id);
     return;
   }
   const auto stream = found->second;
   erase(found);
   // The acceptor's answer to any End is End + Error, as Xray's: no further data will come (PROTOCOL.md, half-closes).
-  if (!stream.silent) queue_end(head.stream, role_ == Role::acceptor || head.error());
-  events.on_end(head.stream, stream.user, head.error());
+  if (!stream.silent) queue_end(id, role_ == Role::acceptor || error);
+  events.on_end(id, stream.user, error);
 }
 
 std::size_t Session::take_body(ConstSpan in, SessionEvents& events) {
@@ -167,6 +172,14 @@ std::size_t Session::take_body(ConstSpan in, SessionEvents& events) {
         deliver_datagram(whole, events);
       }
       break;
+    case Body::end: {
+      const auto kept = piece.first(std::min(piece.size(), kMaxEndData - end_data_.size()));
+      end_data_.insert(end_data_.end(), kept.begin(), kept.end());
+      if (data_left_ > 0) break;
+      ended(current_, true, events);
+      end_data_.clear();
+      break;
+    }
   }
   return piece.size();
 }

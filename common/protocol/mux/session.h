@@ -93,6 +93,12 @@ class Session {
   /// The FIN bit means something on this stream, in both directions (negotiated; PROTOCOL.md, half-closes).
   void agree_half_close(StreamId stream);
   bool half_close(StreamId stream) const;
+  /// The peer may say why in the data part of an End + Error (negotiated): on_end() comes behind it then. Without that
+  /// it is thrown away.
+  void agree_end_data() { end_data_agreed_ = true; }
+  static constexpr std::size_t kMaxEndData = 256;  // bytes that are kept of it
+  /// During on_end(): the data part of that End; empty: it had none.
+  ConstSpan end_data() const { return end_data_; }
   /// The caller wrote a Keep with the FIN bit. True: the peer had sent its own, the id is forgotten, no frame follows.
   bool fin_sent(StreamId stream);
   /// The stream waits for nothing but the rest of an answer: held_streams() counts it.
@@ -130,12 +136,13 @@ class Session {
     bool held = false;
   };
   using Streams = std::unordered_map<std::uint16_t, Stream>;
-  enum class Body : std::uint8_t { skip, stream, datagram };
+  enum class Body : std::uint8_t { skip, stream, datagram, end };
 
   Decoded<> start_frame(const Head& head, SessionEvents& events);
   Decoded<> on_new(const Head& head, SessionEvents& events);
   void on_keep(const Head& head, SessionEvents& events);
   void on_end(const Head& head, SessionEvents& events);
+  void ended(StreamId stream, bool error, SessionEvents& events);
   void on_fin(StreamId stream, SessionEvents& events);
   void erase(Streams::iterator stream);
   std::size_t take_body(ConstSpan in, SessionEvents& events);
@@ -157,6 +164,8 @@ class Session {
   std::size_t data_left_ = 0;
   bool fin_follows_ = false;  // behind its data
   std::optional<Target> packet_from_;
+  bool end_data_agreed_ = false;
+  Bytes end_data_;
   SessionCounters counters_;
 };
 

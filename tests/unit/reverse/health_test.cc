@@ -82,17 +82,34 @@ TEST(Health, ATrialThatWasDroppedIsNoTrial) {
 }
 
 TEST(Health, JudgesAnEndByWhoSaysItAndWhen) {
-  const auto after = [](bool error, bool always_says, Duration when) {
+  using Ending = Health::Ending;
+  const auto after = [](Ending how, bool always_says, Duration when) {
     Health health;
-    health.ended(health.opened(kBridge, kTarget, kStart), error, always_says, kStart + when);
+    health.ended(health.opened(kBridge, kTarget, kStart), how, always_says, kStart + when);
     return health.standing(kBridge, kTarget, kStart + when);
   };
-  EXPECT_EQ(after(true, true, seconds(1)), Standing::failing);
-  EXPECT_EQ(after(true, false, seconds(1)), Standing::failing);
-  EXPECT_EQ(after(false, false, milliseconds(5)), Standing::failing) << "a stock bridge does not tell";
-  EXPECT_EQ(after(false, true, milliseconds(5)), Standing::untried) << "there was an origin, and it closed";
-  EXPECT_EQ(after(false, false, seconds(6)), Standing::untried) << "it was there, and waited";
-  EXPECT_EQ(after(true, false, seconds(12)), Standing::failing) << "a black hole takes long to notice";
+  EXPECT_EQ(after(Ending::aborted, true, seconds(1)), Standing::failing);
+  EXPECT_EQ(after(Ending::aborted, false, seconds(1)), Standing::failing);
+  EXPECT_EQ(after(Ending::complete, false, milliseconds(5)), Standing::failing) << "a stock bridge does not tell";
+  EXPECT_EQ(after(Ending::complete, true, milliseconds(5)), Standing::untried) << "there was an origin, and it closed";
+  EXPECT_EQ(after(Ending::complete, false, seconds(6)), Standing::untried) << "it was there, and waited";
+  EXPECT_EQ(after(Ending::aborted, false, seconds(12)), Standing::failing) << "a black hole takes long to notice";
+}
+
+TEST(Health, TakesABridgesWordForIt) {
+  using Ending = Health::Ending;
+  Health health;
+  health.reached(health.opened(kBridge, kTarget, kStart));
+  for (int i = 0; i < 10; ++i) {
+    health.ended(health.opened(kBridge, kTarget, kStart), Ending::elsewhere, true, kStart + seconds(1));
+  }
+  EXPECT_EQ(health.standing(kBridge, kTarget, kStart), Standing::proven) << "a visitor's reset, an overrun";
+  health.ended(health.opened(kBridge, kTarget, kStart), Ending::unreached, true, kStart + seconds(30));
+  EXPECT_EQ(health.standing(kBridge, kTarget, kStart + seconds(30)), Standing::failing) << "once, however late";
+
+  Health other;
+  other.ended(other.opened(kBridge, kTarget, kStart), Ending::elsewhere, true, kStart);
+  EXPECT_EQ(other.standing(kBridge, kTarget, kStart), Standing::untried);
 }
 
 TEST(Health, IsBounded) {
@@ -127,7 +144,7 @@ struct Pool {
       health.reached(ticket);
     } else {
       now += seconds(1);
-      health.ended(ticket, true, false, now);
+      health.ended(ticket, Health::Ending::aborted, false, now);
     }
     return alive[chosen];
   }
@@ -161,7 +178,7 @@ TEST(Health, AnOriginThatClosesWithoutAnAnswerDoesNotStarveAPool) {
     pool.now += milliseconds(10);
     const auto ticket = pool.health.opened(pool.tunnels[chosen].bridge, kTarget, pool.now);
     // Every second visitor is one of the kind that gets no answer, as with a stock bridge.
-    i % 4 < 2 ? pool.health.reached(ticket) : pool.health.ended(ticket, false, false, pool.now);
+    i % 4 < 2 ? pool.health.reached(ticket) : pool.health.ended(ticket, Health::Ending::complete, false, pool.now);
   }
   EXPECT_NEAR(got[0], got[1], 300);
 }

@@ -166,6 +166,58 @@ TEST(OursToOurs, CarryStreamsBothWays) {
   EXPECT_EQ(pair.bridge.events.lines.back(), "stray 3") << "the portal's End, once";
 }
 
+/// Remembers what a tunnel's peer said of the last end.
+template <class Tunnel>
+struct Reasons : test::Recorder {
+  explicit Reasons(const Tunnel& of) : tunnel(of) {}
+  void on_end(StreamId stream, void* user, bool error) override {
+    last = tunnel.abort_reason();
+    test::Recorder::on_end(stream, user, error);
+  }
+  const Tunnel& tunnel;
+  std::optional<Abort> last;
+};
+
+Bytes abort_frame(const Engine& from, StreamId stream, AbortReason reason) {
+  Bytes frame(kMaxAbortFrame);
+  frame.resize(from.write_abort(frame, stream, Abort{reason}));
+  return frame;
+}
+
+TEST(OursToOurs, TellEachOtherWhyAStreamWasAborted) {
+  Pair pair(milliseconds(20));
+  pair.pass(milliseconds(100));
+  Bytes head(mux::kMaxHead);
+  const auto first = pair.portal.tunnel.open(kWeb, nullptr, head)->stream;
+  pair.bridge.feed_bytes(ConstSpan(head).first(mux::decode_head(head)->used));
+  Reasons portal(pair.portal.tunnel);
+  pair.bridge.tunnel.close(first, pair.bridge.now);
+  ASSERT_TRUE(pair.portal.tunnel.feed(abort_frame(pair.bridge.tunnel, first, AbortReason::refused), pair.portal.now,
+                                      portal));
+  EXPECT_EQ(portal.lines, Lines{"end! " + std::to_string(first.value)});
+  EXPECT_EQ(portal.last, Abort{AbortReason::refused});
+  EXPECT_EQ(pair.portal.tunnel.abort_reason(), std::nullopt) << "of that stream alone";
+
+  const auto second = pair.portal.tunnel.open(kWeb, nullptr, head)->stream;
+  pair.bridge.feed_bytes(ConstSpan(head).first(mux::decode_head(head)->used));
+  Reasons bridge(pair.bridge.tunnel);
+  pair.portal.tunnel.close(second);
+  ASSERT_TRUE(pair.bridge.tunnel.feed(abort_frame(pair.portal.tunnel, second, AbortReason::reset), pair.bridge.now,
+                                      bridge));
+  EXPECT_EQ(bridge.last, Abort{AbortReason::reset});
+}
+
+TEST(OursToOurs, SayWhyOnlyWhereBothWantIt) {
+  auto settings = Pair::bridge_settings();
+  settings.hello.features &= ~kFeatureAbortReason;
+  Pair pair(milliseconds(20), Pair::portal_settings(), settings);
+  EXPECT_FALSE(pair.portal.tunnel.tells_reasons()) << "nobody is known yet";
+  pair.pass(milliseconds(100));
+  ASSERT_TRUE(pair.portal.tunnel.peer_hello());
+  EXPECT_EQ(abort_frame(pair.portal.tunnel, StreamId{9}, AbortReason::reset), test::unhex("000400090302"));
+  EXPECT_EQ(abort_frame(pair.bridge.tunnel, StreamId{9}, AbortReason::reset), test::unhex("000400090302"));
+}
+
 struct EarlyStream : Pair {
   StreamId stream;
 

@@ -332,6 +332,54 @@ TEST(MuxSession, IgnoresAFinThatWasNotAgreed) {
   EXPECT_TRUE(session.take_output().empty());
 }
 
+/// End + Error for stream 1 with `data` behind it, then data for it.
+std::pair<Lines, Lines> end_with(std::string_view data, std::size_t piece, bool agreed) {
+  Session session(Role::opener);
+  if (agreed) session.agree_end_data();
+  Recorder log;
+  Bytes out(kMaxHead);
+  EXPECT_TRUE(session.open(kWeb, nullptr, out));
+  log.then = [&](StreamId) { log.lines.push_back("with " + to_hex(session.end_data())); };
+  const Bytes in = unhex("0004000103" + std::string(data) + "000400010201000178");
+  for (auto rest = ConstSpan(in); !rest.empty(); rest = rest.subspan(std::min(piece, rest.size()))) {
+    EXPECT_TRUE(session.feed(rest.first(std::min(piece, rest.size())), log));
+  }
+  EXPECT_TRUE(session.end_data().empty());
+  return {log.lines, frames_of(session.take_output())};
+}
+
+TEST(MuxSession, HoldsTheDataOfAnAbortWhileItTellsOfIt) {
+  const Lines answers{"000400010302", "000400010300"};  // to End, and to data for an id that is over
+  for (std::size_t piece = 1; piece < 20; ++piece) {
+    EXPECT_EQ(end_with("030003016869", piece, true), std::pair(Lines{"end! 1", "with 016869"}, answers)) << piece;
+    EXPECT_EQ(end_with("030003016869", piece, false), std::pair(Lines{"end! 1", "with "}, answers)) << piece;
+    EXPECT_EQ(end_with("030000", piece, true), std::pair(Lines{"end! 1", "with "}, answers)) << piece;
+  }
+  EXPECT_EQ(end_with("010003016869", 1, true).first, (Lines{"end 1", "with "})) << "no error";
+}
+
+TEST(MuxSession, KeepsALittleOfTheDataOfAnAbort) {
+  std::string many = "032710";  // 10000 bytes
+  for (int i = 0; i < 10000; ++i) many += "61";
+  EXPECT_EQ(end_with(many, 700, true).first.back().size(), 5 + 2 * Session::kMaxEndData);
+}
+
+TEST(MuxSession, DropsTheDataOfAnAbortOfNobodysStream) {
+  Session session(Role::opener);
+  session.agree_end_data();
+  Recorder log;
+  Bytes out(kMaxHead);
+  session.open(kWeb, nullptr, out);
+  ASSERT_TRUE(session.feed(unhex("00040009030300020161"), log));
+  ASSERT_TRUE(session.feed(unhex("000400010303000201"), log));
+  EXPECT_EQ(log.lines, Lines{"stray 9"});
+  session.close(StreamId{1});  // here, while its end is under way
+  ASSERT_TRUE(session.feed(unhex("61"), log));
+  EXPECT_EQ(log.lines, (Lines{"stray 9", "stray 1"}));
+  EXPECT_TRUE(session.end_data().empty());
+  EXPECT_TRUE(session.at_frame_border());
+}
+
 TEST(MuxSession, CountsHeldStreamsAsLongAsTheyLive) {
   Session session(Role::opener);
   Recorder log;
