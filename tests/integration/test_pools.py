@@ -205,6 +205,23 @@ class DeadService(PoolCase):
         self.assertEqual(sum(got), 20)
 
 
+@case.beyond_v2ray
+class ResettingService(PoolCase):
+    """The origins reset visitors before a byte of answer: they were reached."""
+
+    def test_their_bridges_are_not_avoided(self):
+        self.start_pool("roundrobin")
+        self.served(10)
+        before = [len(web.visits) for web in self.webs]
+        for _ in range(20):
+            sock = self.connect(self.public)
+            sock.sendall(b"RST 0\n")
+            self.assertEqual(visitors.ending(sock, 5), "rst")
+        self.assertEqual([len(web.visits) - was for web, was in zip(self.webs, before)], [10, 10])
+        self.assertEqual([row["health"] for row in self.rows()], ["good", "good"])
+        self.assertIn("the other end reset the connection", self.portal.log())
+
+
 @unittest.skipUnless(procfs.os.access(programs.V2RAY, procfs.os.X_OK), "needs a V2Ray")
 class DeadServiceOfAStockBridge(DeadService):
     bridge_kinds = ("ours", "v2ray")
