@@ -323,6 +323,7 @@ class Canonical {
       json_.open(bridge.tag, '{');
       json_.number("minTunnels", bridge.min_tunnels);
       json_.number("maxTunnels", bridge.max_tunnels);
+      json_.number("weight", bridge.weight);
       json_.number("proxyProtocol", bridge.proxy_protocol);
       json_.close('}');
     }

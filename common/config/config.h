@@ -118,6 +118,7 @@ struct Bridge {
   std::string domain;
   std::uint32_t min_tunnels = 1;
   std::uint32_t max_tunnels = 0;    // 0 = no limit
+  std::uint32_t weight = 1;         // its share of the visitors beside other bridges of our portal
   std::uint8_t proxy_protocol = 0;  // version of the PROXY header towards targets, 0: none
 };
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::uint32_t kMostWorkers = 1024;
 constexpr std::uint32_t kMostTunnels = 65535;
+constexpr std::uint32_t kMostWeight = 65535;
 constexpr std::size_t kMostProxies = 1000;
 
 void read_count_or_auto(Fields& fields, std::string_view key, std::uint32_t& into) {
@@ -132,6 +133,7 @@ void read_bridge(const Value& value, Bridge& bridge) {
   if (bridge.max_tunnels != 0 && bridge.max_tunnels < bridge.min_tunnels) {
     value.refuse("VALUE", "maxTunnels is below minTunnels");
   }
+  read_number<std::uint32_t>(fields, "weight", 1, kMostWeight, bridge.weight);
   read_header_version(fields, Severity::info, bridge.proxy_protocol);
   fields.unsupported("allowTargets", "allowTargets is not built yet", "use routing rules");
 }

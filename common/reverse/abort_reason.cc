@@ -65,8 +65,6 @@ Error error_of(const Abort& abort) {
   return Error{code, std::move(what), {}};
 }
 
-bool origin_unreached(const Error& told) {
-  return told.code != Errc::closed;
-}
+bool origin_unreached(const Error& told) { return told.code != Errc::closed; }
 
 }  // namespace ebb::reverse

@@ -108,6 +108,13 @@ bool BridgeTunnel::announce_return() {
   return tell(message());
 }
 
+bool BridgeTunnel::announce_weight(std::uint32_t weight) {
+  if (std::exchange(settings_.hello.weight, weight) == weight) return false;
+  Control again = message();
+  again.hello = settings_.hello;
+  return tell(std::move(again));
+}
+
 bool BridgeTunnel::tell_restart() {
   Control restart = message();
   restart.state = kStateDrain;

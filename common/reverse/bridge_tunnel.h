@@ -87,6 +87,8 @@ class BridgeTunnel final : public Engine {
   bool announce_restart();
   /// Takes it back. False as above.
   bool announce_return();
+  /// A changed share of the visitors: Hello::weight. False as above; who has no hello yet gets it in there.
+  bool announce_weight(std::uint32_t weight);
   /// We want to leave it, whether or not the portal could be told.
   bool leaving() const { return leaving_; }
   /// Streams whose peer sent beyond its credit: each was ended.

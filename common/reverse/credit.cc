@@ -150,9 +150,7 @@ std::uint64_t ReceiveWindow::consumed(std::uint64_t bytes, TimePoint now) {
   return may_grow() ? top_up() : 0;
 }
 
-bool ReceiveWindow::may_grow() const {
-  return enforced_ && (beyond_ > 0 || taken_in_all_ >= budget_->announced_ / 4);
-}
+bool ReceiveWindow::may_grow() const { return enforced_ && (beyond_ > 0 || taken_in_all_ >= budget_->announced_ / 4); }
 
 void ReceiveWindow::finish() {
   finished_ = true;

@@ -64,6 +64,7 @@ void PortalTunnel::decide(Dialect dialect, TimePoint now) {
 }
 
 void PortalTunnel::on_hello(const Hello& hello, StreamId stream, TimePoint now, mux::SessionEvents& events) {
+  if (peer_hello_) peer_hello_->weight = hello.weight;  // a reload of the bridge; nothing else changes while it lives
   if (peer_hello_ || hello.version == 0) return;
   peer_hello_ = hello;
   send_limits_ = limits_from(hello);

@@ -94,7 +94,8 @@ std::vector<Listener> listeners_of(const config::Config& config) {
         for (const Network network : {Network::tcp, Network::udp}) {
           if (!inbound.listens(network)) continue;
           const auto add = [&](const IpAddress& ip) {
-            all.push_back({{ip, static_cast<std::uint16_t>(port)}, static_cast<std::uint16_t>(i), inbound.tag, network});
+            all.push_back(
+                {{ip, static_cast<std::uint16_t>(port)}, static_cast<std::uint16_t>(i), inbound.tag, network});
           };
           add(inbound.listen);
           if (inbound.listen == IpAddress{true, {}}) add(IpAddress{});

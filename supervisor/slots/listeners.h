@@ -22,8 +22,8 @@ struct Listener {
   std::string name() const;
 };
 
-/// Every address and port the inbounds ask for, in their order, for TCP before UDP; a `::` inbound listens on 0.0.0.0 too (IPV6_V6ONLY is
-/// always on: the two are separate groups to the kernel).
+/// Every address and port the inbounds ask for, in their order, for TCP before UDP; a `::` inbound listens on 0.0.0.0
+/// too (IPV6_V6ONLY is always on: the two are separate groups to the kernel).
 std::vector<Listener> listeners_of(const config::Config& config);
 
 /// The process that has an address that we cannot have.

@@ -29,7 +29,9 @@ class EchoEnd final : public flow::DatagramEnd {
 class FuzzEngine final : public reverse::Engine {
  public:
   explicit FuzzEngine(mux::Role role) : session(role, {.max_streams = 8, .max_ids = 64}) {}
-  Decoded<> feed(ConstSpan plain, TimePoint, mux::SessionEvents& events) override { return session.feed(plain, events); }
+  Decoded<> feed(ConstSpan plain, TimePoint, mux::SessionEvents& events) override {
+    return session.feed(plain, events);
+  }
   void tick(TimePoint) override {}
   TimePoint next_deadline() const override { return TimePoint::max(); }
   Bytes take_output() override { return session.take_output(); }

@@ -39,6 +39,9 @@ class PoolCase(case.ProgramCase):
 
     def start_pool(self, *arguments, **options) -> None:
         self.make_pool(*arguments, **options)
+        self.start_made()
+
+    def start_made(self) -> None:
         self.portal.start(listens=self.public)
         for it in self.bridges:
             it.start()
@@ -81,6 +84,28 @@ class Shares(PoolCase):
                 self.assertEqual(self.portal.stop(), 0)
                 for it in self.bridges:
                     it.stop()
+
+    def test_a_bridge_with_three_shares(self):
+        """And back to one share by a reload of the bridge, on the tunnels that are there."""
+        self.make_pool("roundrobin")
+        self.heavy_first()
+        got = self.served(200)
+        self.assertTrue(145 <= got[0] <= 155, got)
+        self.bridges[0].configure(lambda c: c.update(ebbgate={}))
+        self.assertEqual(self.bridges[0].ctl("reload", "--wait").returncode, 0)
+        wait.until("the portal knows", lambda: 45 <= self.served(100)[0] <= 55, 10, step=0.1)
+
+    def test_visitors_who_stay_with_a_bridge_of_three_shares(self):
+        self.make_pool("least")
+        self.heavy_first()
+        for _ in range(80):
+            self.open_echo(self.public).exchange()
+        held = [row["streams"] for row in self.rows()]
+        self.assertTrue(55 <= held[0] <= 65, held)
+
+    def heavy_first(self) -> None:
+        self.bridges[0].configure(lambda c: c.update(ebbgate={"bridges": {"bridge": {"weight": 3}}}))
+        self.start_made()
 
     def test_visitors_who_stay_are_shared_evenly(self):
         self.start_pool()

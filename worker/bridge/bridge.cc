@@ -19,6 +19,7 @@ reverse::BridgeTunnelSettings tunnel_settings(const config::Bridge& bridge, cons
   reverse::BridgeTunnelSettings out;
   out.domain = bridge.domain;
   out.hello = home.hello;
+  out.hello.weight = bridge.weight;
   out.budget = home.config->settings.limits.tunnel_buffer;
   // Two bridges of one process may lead to different services: each is one of its own.
   const auto digest =
@@ -190,7 +191,10 @@ void Bridge::abort(const Error& why) {
 void Bridge::update(const config::Bridge& settings) {
   settings_ = settings;
   plan_.set_settings({settings.min_tunnels, settings.max_tunnels});
-  for (auto& link : links_) link->tunnel().set_limits(outbound::tunnel_limits(home_.config->settings));
+  for (auto& link : links_) {
+    link->tunnel().set_limits(outbound::tunnel_limits(home_.config->settings));
+    if (!link->dead() && link->plan().announce_weight(settings.weight)) link->poke();
+  }
   review_soon();
 }
 

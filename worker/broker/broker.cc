@@ -325,7 +325,8 @@ void Broker::check_empty() {
 
 /// Tunnels that close stay in their lists until the kernel has their last bytes; then they linger.
 bool Broker::carries_nothing() const {
-  return relays_.size() == 0 && plant_->flows().size() == 0 && intake_->pending() == 0 && plant_->without_tunnels() && loop_.lingering().size() == 0;
+  return relays_.size() == 0 && plant_->flows().size() == 0 && intake_->pending() == 0 && plant_->without_tunnels() &&
+         loop_.lingering().size() == 0;
 }
 
 void Broker::warn_of_unmoved() {
@@ -402,7 +403,8 @@ std::string Broker::on_query(std::string_view request) {
 
 /// At most: both sides of a relay may be sockets. Parked offers hold theirs too.
 std::size_t Broker::fds_in_use() const {
-  std::size_t out = relays_.size() * 2 + (plant_ ? plant_->flows().size() + plant_->doors().size() : 0) + loop_.lingering().size() + escrow_.size() + links_.size() + 64;
+  std::size_t out = relays_.size() * 2 + (plant_ ? plant_->flows().size() + plant_->doors().size() : 0) +
+                    loop_.lingering().size() + escrow_.size() + links_.size() + 64;
   if (intake_) out += intake_->pending();
   if (!plant_) return out;
   for (const auto* each : plant_->portals()) out += each->links().size();

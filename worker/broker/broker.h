@@ -63,8 +63,8 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void release(std::uint64_t ticket) override;
   void own(ipc::OwnedOffer offer) override;
   void own_datagrams(Portal& portal, const Target& target, const ipc::OfferRecord& record,
-                     const std::optional<Person>& person, layers::Stack stack,
-                     std::unique_ptr<net::TcpStream> stream, Bytes unread);
+                     const std::optional<Person>& person, layers::Stack stack, std::unique_ptr<net::TcpStream> stream,
+                     Bytes unread);
 
   void read_link(WorkerLink& link);
   void drop_link(WorkerLink& link);

@@ -167,8 +167,9 @@ bool Edge::idle() const { return connections() == 0 && loop_.lingering().size() 
 
 std::uint32_t Edge::spare_fds() const {
   // Counted by what we hold, generously: /proc/self/fd would cost milliseconds.
-  const std::size_t used = kFixedFds + listeners_.size() + handoff_.links() + sessions_.size() + 2 * (relays_.size() + flows_.size()) +
-                           muxes_.size() + handoff_.pending() + loop_.lingering().size();
+  const std::size_t used = kFixedFds + listeners_.size() + handoff_.links() + sessions_.size() +
+                           2 * (relays_.size() + flows_.size()) + muxes_.size() + handoff_.pending() +
+                           loop_.lingering().size();
   return static_cast<std::uint32_t>(max_fds_ - std::min(max_fds_, used));
 }
 

@@ -18,9 +18,9 @@
 #include "ipc/replay_table.h"
 #include "worker/edge/handoff.h"
 #include "worker/edge/listeners.h"
+#include "worker/flow/roster.h"
 #include "worker/inbound/door.h"
 #include "worker/outbound/outbounds.h"
-#include "worker/flow/roster.h"
 #include "worker/relay/roster.h"
 
 namespace ebb::edge {

@@ -26,11 +26,11 @@ struct OriginWay {
 /// (spec/proxies.md 7.3), since protocols such as TFTP answer from another port.
 class OriginEnd final : public DatagramEnd {
  public:
-  static constexpr std::size_t kMaxWaiting = 16;            // datagrams, while a name is looked up
-  static constexpr std::size_t kMaxWaitingBytes = 64 << 10;  // the oldest is dropped
-  static constexpr std::size_t kMaxNames = 16;              // a flow's datagrams may go to
+  static constexpr std::size_t kMaxWaiting = 16;              // datagrams, while a name is looked up
+  static constexpr std::size_t kMaxWaitingBytes = 64 << 10;   // the oldest is dropped
+  static constexpr std::size_t kMaxNames = 16;                // a flow's datagrams may go to
   static constexpr auto kAskAgain = std::chrono::seconds(5);  // after a name was not found
-  static constexpr int kBuffers = 512 << 10;                // bytes in the kernel
+  static constexpr int kBuffers = 512 << 10;                  // bytes in the kernel
 
   OriginEnd(net::UvLoop& loop, OriginWay way);
   ~OriginEnd() override;
@@ -41,7 +41,9 @@ class OriginEnd final : public DatagramEnd {
  private:
   struct Socket final : net::UdpObserver {
     explicit Socket(OriginEnd& owner) : end(owner) {}
-    void on_datagram(MutSpan datagram, const Endpoint& from, const IpAddress*) override { end.answered(datagram, from); }
+    void on_datagram(MutSpan datagram, const Endpoint& from, const IpAddress*) override {
+      end.answered(datagram, from);
+    }
     OriginEnd& end;
     std::unique_ptr<net::UdpSocket> udp;
   };

@@ -11,8 +11,8 @@
 #include "worker/flow/flow.h"
 #include "worker/outbound/way.h"
 #include "worker/relay/relay.h"
-#include "worker/tunnel/tunnel.h"
 #include "worker/relay/wire.h"
+#include "worker/tunnel/tunnel.h"
 
 namespace ebb::outbound {
 

@@ -196,8 +196,8 @@ void MuxSide::on_stream_fin() {
 void MuxSide::on_stream_end(bool error, const reverse::Abort* why) {
   tunnel_over();  // the session has forgotten the id: no frame of ours may follow
   if (!error) return relay_->on_end(*this, true);
-  relay_->on_failed(*this, why != nullptr ? reverse::error_of(*why)
-                                          : Error{Errc::closed, "the other end aborted the stream", {}});
+  relay_->on_failed(
+      *this, why != nullptr ? reverse::error_of(*why) : Error{Errc::closed, "the other end aborted the stream", {}});
 }
 
 }  // namespace ebb::tunnel

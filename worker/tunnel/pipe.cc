@@ -75,7 +75,8 @@ void Pipe::judge_growth(bool app_limited, TimePoint now) {
     round_since_ = now;
   }
   // Twice what the rate needs is there: then it is not for want of bytes that it does not grow.
-  const bool wanting = app_limited && static_cast<double>(in_kernel_) < 2 * static_cast<double>(rate_) * seconds(min_rtt_);
+  const bool wanting =
+      app_limited && static_cast<double>(in_kernel_) < 2 * static_cast<double>(rate_) * seconds(min_rtt_);
   if (wanting || now - round_since_ < std::max<Duration>(min_rtt_, kShortestRound)) return;
   round_since_ = now;
   if (++flat_rounds_ < kFlatRounds) return;

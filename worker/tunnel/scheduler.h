@@ -49,9 +49,9 @@ struct Grant {
 
 class Scheduler {
  public:
-  static constexpr std::size_t kMaxQuantum = 256 * 1024;  // for fast wires: fewer, larger reads
+  static constexpr std::size_t kMaxQuantum = 256 * 1024;   // for fast wires: fewer, larger reads
   static constexpr std::size_t kFirstQuantum = 64 * 1024;  // until more is known of the wire
-  static constexpr std::size_t kMinQuantum = 8 * 1024;   // for slow ones: a turn of each must not take long
+  static constexpr std::size_t kMinQuantum = 8 * 1024;     // for slow ones: a turn of each must not take long
 
   Scheduler() = default;
   Scheduler(const Scheduler&) = delete;

@@ -35,7 +35,7 @@ struct Counts {
 struct One {
   Fd fd;
   std::uint64_t sent = 0;
-  std::uint64_t last = 0;         // number of its latest answer
+  std::uint64_t last = 0;        // number of its latest answer
   std::set<std::uint64_t> late;  // answered behind a later one
 };
 

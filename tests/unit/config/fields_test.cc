@@ -52,7 +52,7 @@ const std::string kEverything = R"({
                "stopGrace": "250ms"},
     "maxGenerations": 3, "trustedProxies": ["192.0.2.7", "10.0.0.0/8"],
     "portals": {"p": {"dialect": "xray", "tunnels": 2, "policy": "hash", "allowUnauthenticated": true, "proxyProtocol": 1}},
-    "bridges": {"b": {"minTunnels": 2, "maxTunnels": 4, "proxyProtocol": 2}},
+    "bridges": {"b": {"minTunnels": 2, "maxTunnels": 4, "weight": 3, "proxyProtocol": 2}},
     "runtimeDir": "/run/x", "admin": {"socket": ""}, "user": "", "group": "", "log": {"format": "json"}}
 })";
 
@@ -111,7 +111,8 @@ bool takes(const std::string& path, Kind kind) {
   const bool inbound_port = path == "$.inbounds[0].port" || path == "$.inbounds[1].port";
   if (inbound_port || ends({"sourcePort", "workers", "loops"}) || path.find(".rules[2].port") != std::string::npos ||
       path.find("limits.streamBuffer") != std::string::npos || path.find("limits.tunnelBuffer") != std::string::npos ||
-      path.find("limits.memory") != std::string::npos || path.find("limits.minDrain") != std::string::npos || path.find(".timers.") != std::string::npos) {
+      path.find("limits.memory") != std::string::npos || path.find("limits.minDrain") != std::string::npos ||
+      path.find(".timers.") != std::string::npos) {
     return kind == Kind::string || kind == Kind::number;
   }
   return false;

@@ -13,8 +13,8 @@ namespace ebb::config {
 namespace {
 
 // Words of good/expected.json, key `needs`, that are built. "policy": the four timers.
-const std::set<std::string> kBuilt{"vmess",       "dokodemo", "freedom", "blackhole",     "vmess-legacy", "tcp",
-                                   "portal",      "bridge",   "policy",  "rule-domain",   "rule-ip",      "rule-user",
+const std::set<std::string> kBuilt{"vmess",       "dokodemo", "freedom", "blackhole",      "vmess-legacy", "tcp",
+                                   "portal",      "bridge",   "policy",  "rule-domain",    "rule-ip",      "rule-user",
                                    "legacy-keys", "confdir",  "regexp",  "proxy-protocol", "udp"};
 
 Loaded load_good(const std::string& name) {

@@ -192,8 +192,8 @@ TEST(OursToOurs, TellEachOtherWhyAStreamWasAborted) {
   pair.bridge.feed_bytes(ConstSpan(head).first(mux::decode_head(head)->used));
   Reasons portal(pair.portal.tunnel);
   pair.bridge.tunnel.close(first, pair.bridge.now);
-  ASSERT_TRUE(pair.portal.tunnel.feed(abort_frame(pair.bridge.tunnel, first, AbortReason::refused), pair.portal.now,
-                                      portal));
+  ASSERT_TRUE(
+      pair.portal.tunnel.feed(abort_frame(pair.bridge.tunnel, first, AbortReason::refused), pair.portal.now, portal));
   EXPECT_EQ(portal.lines, Lines{"end! " + std::to_string(first.value)});
   EXPECT_EQ(portal.last, Abort{AbortReason::refused});
   EXPECT_EQ(pair.portal.tunnel.abort_reason(), std::nullopt) << "of that stream alone";
@@ -202,8 +202,8 @@ TEST(OursToOurs, TellEachOtherWhyAStreamWasAborted) {
   pair.bridge.feed_bytes(ConstSpan(head).first(mux::decode_head(head)->used));
   Reasons bridge(pair.bridge.tunnel);
   pair.portal.tunnel.close(second);
-  ASSERT_TRUE(pair.bridge.tunnel.feed(abort_frame(pair.portal.tunnel, second, AbortReason::reset), pair.bridge.now,
-                                      bridge));
+  ASSERT_TRUE(
+      pair.bridge.tunnel.feed(abort_frame(pair.portal.tunnel, second, AbortReason::reset), pair.bridge.now, bridge));
   EXPECT_EQ(bridge.last, Abort{AbortReason::reset});
 }
 

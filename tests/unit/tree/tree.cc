@@ -172,7 +172,8 @@ Complaints named_protocols(const Sources& sources) {
     std::istringstream lines(source.text);
     std::string line;
     for (int number = 1; std::getline(lines, line); ++number)
-      if (!std::ranges::search(line, kName, same).empty()) out.push_back(source.path + ":" + std::to_string(number) + " " + line);
+      if (!std::ranges::search(line, kName, same).empty())
+        out.push_back(source.path + ":" + std::to_string(number) + " " + line);
   }
   return out;
 }

@@ -71,13 +71,12 @@ Bytes sealed_response(const SessionKeys& keys, ConstSpan plain) {
   Bytes out(18 + plain.size() + 16);
   std::array<std::uint8_t, 2> length;
   store_be16(length, static_cast<std::uint16_t>(plain.size()));
-  Aead(crypto::AeadAlgorithm::aes_128_gcm,
-       kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")}), Aead::Use::seal)
+  Aead(crypto::AeadAlgorithm::aes_128_gcm, kdf16(keys.response_key, {as_bytes("AEAD Resp Header Len Key")}),
+       Aead::Use::seal)
       .seal(kdf12(keys.response_iv, {as_bytes("AEAD Resp Header Len IV")}), {}, ConstSpan(length), out);
   Aead(crypto::AeadAlgorithm::aes_128_gcm, kdf16(keys.response_key, {as_bytes("AEAD Resp Header Key")}),
        Aead::Use::seal)
-      .seal(kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")}), {}, plain,
-            MutSpan(out).subspan(18));
+      .seal(kdf12(keys.response_iv, {as_bytes("AEAD Resp Header IV")}), {}, plain, MutSpan(out).subspan(18));
   return out;
 }
 
