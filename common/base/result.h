@@ -2,6 +2,7 @@
 // everything else returns Error, words plus a breadcrumb. Exceptions stay at start-up.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <expected>
 #include <optional>
@@ -39,6 +40,7 @@ enum class Errc : std::uint8_t {
   overload,
   os,
 };
+inline constexpr std::size_t kErrorCodes = static_cast<std::size_t>(Errc::os) + 1;
 
 struct Error {
   Errc code;

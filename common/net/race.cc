@@ -131,7 +131,9 @@ Error Race::failure(const Endpoint& to, int error) const {
   Errc code = Errc::unreachable;
   if (error == ECONNREFUSED) code = Errc::refused;
   if (error == ETIMEDOUT) code = Errc::timeout;
-  if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) code = Errc::overload;
+  if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM || error == EADDRNOTAVAIL) {
+    code = Errc::overload;  // ports of our own have run out
+  }
   std::string what = "connect " + (plan_.name.empty() ? to.text() : plan_.name + ":" + std::to_string(plan_.port));
   if (!plan_.name.empty()) what += " (" + to.text() + ")";
   return Error{code, what + ": " + std::strerror(error), {}};

@@ -65,6 +65,10 @@ Error error_of(const Abort& abort) {
   return Error{code, std::move(what), {}};
 }
 
-bool origin_unreached(const Error& told) { return told.code != Errc::closed; }
+bool origin_unreached(const Error& told) {
+  return told.code == Errc::refused || told.code == Errc::unreachable || told.code == Errc::timeout;
+}
+
+bool bridge_failed(const Error& told) { return told.code == Errc::auth || told.code == Errc::overload; }
 
 }  // namespace ebb::reverse

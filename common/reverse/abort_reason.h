@@ -41,7 +41,9 @@ std::optional<Abort> decode_abort(ConstSpan in);
 Abort abort_of(const Error& why);
 /// What a peer told, in words; passed on to a further node it becomes the same reason again.
 Error error_of(const Abort& abort);
-/// The peer told of a stream that never got to its origin, whatever kept it from there.
+/// The peer told of an origin that it did not reach.
 bool origin_unreached(const Error& told);
+/// The peer told of a stream that it could not or would not serve, for a reason that may be its own or the visitor's.
+bool bridge_failed(const Error& told);
 
 }  // namespace ebb::reverse

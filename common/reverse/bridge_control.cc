@@ -24,6 +24,7 @@ void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstS
     Control message;
     message.hello = settings_.hello;
     write_control(message);
+    announced_weight_ = settings_.hello.weight;
   }
 }
 
@@ -51,6 +52,7 @@ void BridgeTunnel::on_control(StreamId stream, ConstSpan payload, TimePoint now,
     if ((features_ & kFeaturePing) != 0) liveness_.use_own_pings(now);
     if (tells_reasons()) session_.agree_end_data();
     if (fresh && leaving_) tell_restart();
+    if (fresh) announce_weight(settings_.hello.weight);
     tell_agreed(early, features_, session_, events);
   }
   if (!peer_hello_) {
@@ -109,10 +111,13 @@ bool BridgeTunnel::announce_return() {
 }
 
 bool BridgeTunnel::announce_weight(std::uint32_t weight) {
-  if (std::exchange(settings_.hello.weight, weight) == weight) return false;
+  settings_.hello.weight = weight;
+  if (announced_weight_ == weight) return false;
   Control again = message();
   again.hello = settings_.hello;
-  return tell(std::move(again));
+  if (!tell(std::move(again))) return false;
+  announced_weight_ = weight;
+  return true;
 }
 
 bool BridgeTunnel::tell_restart() {

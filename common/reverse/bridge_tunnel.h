@@ -87,7 +87,7 @@ class BridgeTunnel final : public Engine {
   bool announce_restart();
   /// Takes it back. False as above.
   bool announce_return();
-  /// A changed share of the visitors: Hello::weight. False as above; who has no hello yet gets it in there.
+  /// A changed share of the visitors: Hello::weight. False as above, and where it is known; told as soon as it can be.
   bool announce_weight(std::uint32_t weight);
   /// We want to leave it, whether or not the portal could be told.
   bool leaving() const { return leaving_; }
@@ -130,6 +130,7 @@ class BridgeTunnel final : public Engine {
   std::optional<StreamId> hello_stream_;  // where we answered, and may write
   std::string control_name_;
   bool leaving_ = false;  // announce_restart()
+  std::uint32_t announced_weight_ = 0;
   std::optional<Hello> peer_hello_;
   std::uint64_t features_ = 0;  // agreed, for streams opened from here on
   SendLimits send_limits_;

@@ -129,6 +129,7 @@ std::uint64_t ReceiveWindow::opening() { return top_up(); }
 
 std::uint64_t ReceiveWindow::enforce() {
   enforced_ = true;
+  charge();  // also what came beyond its credit
   return may_grow() ? top_up() : 0;
 }
 

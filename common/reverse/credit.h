@@ -112,6 +112,8 @@ class ReceiveWindow {
   /// The peer obeys from here on. Credit to add now; 0: none.
   std::uint64_t enforce();
   bool enforced() const { return enforced_; }
+  /// Nothing is here, or was, that the peer had no credit for and that has not come off it.
+  bool covered() const { return enforced_ && beyond_ == 0; }
   /// Bytes came. False: the peer had no credit for them and the stream has to be ended; nothing is counted then.
   bool received(std::uint64_t bytes);
   /// The local consumer took so many of them. Credit to add now; 0: none yet (the first only when a quarter of what was

@@ -44,7 +44,7 @@ void FlowControl::opened(StreamId stream) {
 
 bool FlowControl::enforced(StreamId stream) const {
   const auto found = streams_.find(stream.value);
-  return found != streams_.end() && found->second.receive.enforced();
+  return found != streams_.end() && found->second.receive.covered();
 }
 
 std::uint64_t FlowControl::left(StreamId stream) const {

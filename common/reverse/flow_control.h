@@ -41,7 +41,7 @@ class FlowControl {
   void spent(StreamId stream, std::uint64_t bytes);
   /// A Window came. True: the stream had no credit before. Unknown streams are ignored.
   bool add(StreamId stream, std::uint64_t bytes);
-  /// The peer is held to its credit on it.
+  /// The peer is held to its credit on it, and has used no more.
   bool enforced(StreamId stream) const;
   /// Data came. False: beyond its credit, the stream has to be ended.
   bool received(StreamId stream, std::uint64_t bytes);

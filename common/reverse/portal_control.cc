@@ -143,7 +143,7 @@ void PortalTunnel::ask_for_another(TimePoint now) {
 void PortalTunnel::call_out() {
   Control drain = message();
   drain.random = padding_.next();
-  drain.hello = Hello{.version = 0};  // to our own bridge: nothing is decided yet
+  drain.hello = Hello{.version = 0, .features = 0};  // to our own bridge: nothing is decided yet
   const auto payload = encode_control(drain);
   for (const auto dialect : {Dialect::v2ray, Dialect::v2fly, Dialect::xray}) {
     const auto stream = open_internal(control_name(dialect), payload, {});

@@ -14,8 +14,8 @@ class Watch(threading.Thread):
 
     def __init__(self, look, every_s: float):
         super().__init__(daemon=True)
-        self.most = 0
-        self._look, self._every, self._over = look, every_s, threading.Event()
+        self.most, self.looks = 0, 0
+        self._look, self._every, self._over, self._failed = look, every_s, threading.Event(), None
 
     def __enter__(self) -> "Watch":
         self.start()
@@ -24,11 +24,17 @@ class Watch(threading.Thread):
     def __exit__(self, *_) -> None:
         self._over.set()
         self.join(30)
+        if self._failed:
+            raise self._failed
 
     def run(self) -> None:
-        while not self._over.is_set():
-            self.most = max(self.most, self._look())
-            self._over.wait(self._every)
+        try:
+            while not self._over.is_set():
+                self.most = max(self.most, self._look())
+                self.looks += 1
+                self._over.wait(self._every)
+        except Exception as failure:  # told by the test
+            self._failed = failure
 
 
 class ClosingFirst(scenario.Scenario):
@@ -41,12 +47,12 @@ class ClosingFirst(scenario.Scenario):
     most_tunnels = 8
 
     def most_descriptors(self, load_) -> int:
-        """Above the start, of any process of the portal, without those of visitors who are still there."""
-        begin = {role: count for role, count in self.before["portal"].items()}
+        """Above the start, of any process of ours, without those of visitors who are still there."""
         most = 0
-        for role, count in begin.items():
-            now = max((procfs.fd_count(p) for p in self.portal.role(role)), default=0)
-            most = max(most, now - count)
+        for it in self.services:
+            for role, count in self.before.get(it.name, {}).items():
+                now = max((procfs.fd_count(p) for p in it.role(role)), default=0)
+                most = max(most, now - count)
         return most - load_.progress()["open"]
 
     def test_nothing_piles_up(self):
@@ -57,7 +63,9 @@ class ClosingFirst(scenario.Scenario):
             while it.going_on():
                 time.sleep(0.2)  # the load runs
         self.note(f"at most {descriptors.most} descriptors above the start and {tunnels.most} tunnels")
-        self.expect(it)
+        self.assertGreater(min(descriptors.looks, tunnels.looks), 2)
+        result = self.expect(it)
+        self.assertGreater(result["started"], 0.9 * it.rate * it.seconds)
         self.assertLessEqual(descriptors.most, 200 + self.lingering_s * it.rate)
         self.assertLessEqual(tunnels.most, self.most_tunnels)
         self.finish()

@@ -13,6 +13,7 @@ class _OurPortal(carriage.Closing):
     left_s = 3.0
     end_s = 0.02
     transfer_s = 3.0
+    early_gap_ms = 700
     gap_ms = 700    # a longer silence ends the stream at such a bridge, and nobody can help that
 
 

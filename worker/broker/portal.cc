@@ -114,11 +114,13 @@ std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uin
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
   tunnel_.pump();  // what was agreed goes out in front of the first stream it holds for
+  if (dead()) return nullptr;
   const Bytes header = header_for(target.network, visitor);
   const auto opened = plan_.open(target, nullptr, head, header.size(), visitor);
   if (!opened) return nullptr;
   tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
   if (!header.empty()) tunnel_.send_frames(header);
+  if (dead()) return nullptr;  // its peer lets pile up what we send: that was too much
   auto side = tunnel_.make_side(opened->stream, visitor_key);
   on_tunnel_moved();
   tunnel_.pump();  // it may have been the last one before it drains
@@ -131,9 +133,11 @@ std::unique_ptr<flow::DatagramEnd> PortalLink::open_flow(const Target& target, c
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
   tunnel_.pump();  // as open()
+  if (dead()) return nullptr;
   const auto opened = plan_.open(target, nullptr, head, 0, visitor);
   if (!opened) return nullptr;
   tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
+  if (dead()) return nullptr;
   auto end = std::make_unique<flow::MuxEnd>(tunnel_, opened->stream);
   end->lead_with(header_for(target.network, visitor));
   on_tunnel_moved();
@@ -272,7 +276,7 @@ bool Portal::serve(std::unique_ptr<relay::Side>& visitor, const Target& target, 
   std::optional<StreamWatch::Names> names;
   if (log_enabled(log::Level::info)) names.emplace(settings_.tag, target, address.source);
   relay.watch_origin(std::make_unique<StreamWatch>(pool_.health(), ticket, std::as_const(*link).tunnel(), link->plan(),
-                                                   loop, std::move(names)));
+                                                   loop, lines_, std::move(names)));
   return true;
 }
 

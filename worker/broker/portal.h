@@ -15,6 +15,7 @@
 #include "common/reverse/portal_plan.h"
 #include "common/reverse/portal_tunnel.h"
 #include "worker/broker/generation_tables.h"
+#include "worker/broker/stream_watch.h"
 #include "worker/outbound/outbounds.h"
 #include "worker/tunnel/link.h"
 
@@ -171,6 +172,7 @@ class Portal {
 
   config::Portal settings_;
   PortalHome& home_;
+  StreamWatch::Lines lines_{};                            // outlives links_, as pool_ does
   mutable reverse::Pool pool_;                            // outlives links_: their streams report to it
   std::vector<std::unique_ptr<PortalLink>> links_;        // in order of arrival
   std::map<std::uint64_t, reverse::Dialect> remembered_;  // by bridge key; bounded

@@ -7,8 +7,15 @@
 namespace ebb::broker {
 
 StreamWatch::StreamWatch(reverse::Health& health, const reverse::Health::Ticket& ticket, const tunnel::Tunnel& tunnel,
-                         const reverse::PortalTunnel& plan, const net::Loop& loop, std::optional<Names> names)
-    : health_(health), ticket_(ticket), tunnel_(tunnel), plan_(plan), loop_(loop), names_(std::move(names)) {}
+                         const reverse::PortalTunnel& plan, const net::Loop& loop, Lines& lines,
+                         std::optional<Names> names)
+    : health_(health),
+      ticket_(ticket),
+      tunnel_(tunnel),
+      plan_(plan),
+      loop_(loop),
+      lines_(lines),
+      names_(std::move(names)) {}
 
 StreamWatch::~StreamWatch() {
   if (!told_) health_.dropped(ticket_);
@@ -26,14 +33,19 @@ void StreamWatch::ended(const Error* failure, bool client_ended) {
   told_ = true;
   using Ending = reverse::Health::Ending;
   Ending how = failure == nullptr ? Ending::complete : Ending::aborted;
-  if (failure != nullptr && plan_.tells_reasons()) {
-    how = reverse::origin_unreached(*failure) ? Ending::unreached : Ending::elsewhere;
+  // An abort of a stream that is older than the bridge's knowledge of us comes without a reason.
+  if (failure != nullptr && plan_.tells_reasons() && failure->code != Errc::protocol) {
+    how = reverse::origin_unreached(*failure) ? Ending::unreached
+          : reverse::bridge_failed(*failure)  ? Ending::aborted
+                                              : Ending::elsewhere;
   }
   health_.ended(ticket_, how, ours, loop_.now());
   if (failure == nullptr || !names_ || !log_enabled(log::Level::info)) return;
+  const auto others = lines_[static_cast<std::size_t>(failure->code)].say(loop_.now());
+  if (!others) return;
   log_event(log::Level::info, "portal", "visitor was not served", kv("tag", names_->tag), kv("target", names_->target),
             kv("visitor", names_->visitor ? names_->visitor->text() : std::string()), kv("peer", tunnel_.peer()),
-            kv("tunnel", tunnel_.id().value), kv("reason", *failure));
+            kv("tunnel", tunnel_.id().value), kv("reason", *failure), kv("others", *others));
 }
 
 }  // namespace ebb::broker

@@ -1,10 +1,13 @@
 // What became of a visitor's stream, for the pool that chooses his successors' bridges, and in words for the log.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 
 #include "common/base/address.h"
+#include "common/base/result.h"
+#include "common/base/sparingly.h"
 #include "common/net/loop.h"
 #include "common/reverse/health.h"
 #include "common/reverse/portal_tunnel.h"
@@ -15,6 +18,8 @@ namespace ebb::broker {
 
 class StreamWatch final : public relay::OriginWatch {
  public:
+  /// What is said of aborted streams, one line a second for each kind of reason. It has to outlive the watches.
+  using Lines = std::array<Sparingly, kErrorCodes>;
   /// Names for the log; only made where it is written.
   struct Names {
     std::string tag;  // the portal's
@@ -24,7 +29,7 @@ class StreamWatch final : public relay::OriginWatch {
 
   /// `tunnel` has the stream, and ends it even in its destructor; `plan` is what runs in it.
   StreamWatch(reverse::Health& health, const reverse::Health::Ticket& ticket, const tunnel::Tunnel& tunnel,
-              const reverse::PortalTunnel& plan, const net::Loop& loop, std::optional<Names> names);
+              const reverse::PortalTunnel& plan, const net::Loop& loop, Lines& lines, std::optional<Names> names);
   ~StreamWatch() override;
   void answered() override;
   void ended(const Error* failure, bool client_ended) override;
@@ -35,6 +40,7 @@ class StreamWatch final : public relay::OriginWatch {
   const tunnel::Tunnel& tunnel_;
   const reverse::PortalTunnel& plan_;
   const net::Loop& loop_;
+  Lines& lines_;
   const std::optional<Names> names_;
   bool told_ = false;
 };

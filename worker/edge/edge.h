@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/base/log.h"
+#include "common/base/sparingly.h"
 #include "common/config/people.h"
 #include "common/crypto/random.h"
 #include "common/net/uv_loop.h"
@@ -53,24 +54,6 @@ struct Request {
   Target target;
   std::optional<std::size_t> user;  // index in the inbound's list
   bool mux = false;                 // the streams inside say where to
-};
-
-/// Warnings that strangers can cause: one a second is said, the others are counted.
-class Sparingly {
- public:
-  /// How many were kept quiet since the last one that was said; nullopt: this one is to be kept quiet.
-  std::optional<std::uint64_t> say(TimePoint now) {
-    if (now < next_) {
-      ++quiet_;
-      return std::nullopt;
-    }
-    next_ = now + std::chrono::seconds(1);
-    return std::exchange(quiet_, 0);
-  }
-
- private:
-  TimePoint next_{};
-  std::uint64_t quiet_ = 0;
 };
 
 /// A user of an inbound: both indices.

@@ -197,7 +197,7 @@ void Relays::let_go(Relay& relay) {
 
 void Relays::keep_bound() {
   if (size_ <= bound_ || first_held_ == nullptr) return;
-  first_held_->abort(Error{Errc::overload, "too many connections wait for an answer's end", {}});
+  first_held_->abort(Error{Errc::closed, "too many connections wait for an answer's end", {}});
 }
 
 void Relays::sweep() {

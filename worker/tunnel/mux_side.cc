@@ -74,6 +74,11 @@ void MuxSide::on_stream_credit() {
     return relay_->on_wound_down(*this);
   }
   if (std::exchange(end_wanted_, false)) return send_end();
+  // It turned out to be our own peer, who can be told that there is no more.
+  if (quiet_ && tunnel_->engine().half_close(stream_) == reverse::HalfClose::fin) {
+    quiet_ = false;
+    return send_fin();
+  }
   tunnel_->credited(*this);
 }
 
@@ -98,6 +103,7 @@ void MuxSide::send_end() {
   const Duration quiet = tunnel_->owner_.quiet_before_end();
   if (how == HalfClose::quiet && quiet > Duration(0)) {
     relay_->set_patience(consumer(), quiet);
+    quiet_ = true;
     return tunnel_->hold(stream_, false);
   }
   end();
@@ -197,7 +203,7 @@ void MuxSide::on_stream_end(bool error, const reverse::Abort* why) {
   tunnel_over();  // the session has forgotten the id: no frame of ours may follow
   if (!error) return relay_->on_end(*this, true);
   relay_->on_failed(
-      *this, why != nullptr ? reverse::error_of(*why) : Error{Errc::closed, "the other end aborted the stream", {}});
+      *this, why != nullptr ? reverse::error_of(*why) : Error{Errc::protocol, "the other end aborted the stream", {}});
 }
 
 }  // namespace ebb::tunnel

@@ -66,6 +66,7 @@ class MuxSide final : public relay::Side, public Source, private StreamUser {
   bool end_sent_ = false;    // and listens for the rest of the answer
   bool end_wanted_ = false;  // send_end() came while bytes were held back
   bool winding_ = false;     // and wind_down()
+  bool quiet_ = false;       // send_end() came, and End waits until the answer has paused
   SourceLedger::Key source_;
   /// Who consumes what comes, once he has held some of it, while the peer is not held to credit.
   struct Lagging final : Consumer {

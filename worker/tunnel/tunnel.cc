@@ -214,7 +214,7 @@ void Tunnel::on_datagram(StreamId, void* user, const Target* from, ConstSpan pay
 
 void Tunnel::on_end(StreamId, void* user, bool error) {
   if (user == nullptr) return;
-  const auto why = error ? engine_->abort_reason() : std::nullopt;
+  const auto why = error && !dead_ ? engine_->abort_reason() : std::nullopt;  // not of the stream whose end killed us
   static_cast<StreamUser*>(user)->on_stream_end(error, why ? &*why : nullptr);
 }
 

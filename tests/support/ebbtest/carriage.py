@@ -52,6 +52,7 @@ class Closing(Story):
     end_s = 0.005       # from the origin's end of stream to the visitor's
     left_s = 2.0        # until nothing is left of visitors who have gone: those of a tunnel whose hello was under way need 1 s
     gap_ms = 10_000     # silence of a half-closed stream that is still worth waiting for
+    early_gap_ms = 3000  # of one that began before its tunnel was known
     cancel_s = 2.0
 
     @case.alone  # milliseconds are measured
@@ -109,6 +110,16 @@ class Closing(Story):
         self.start_pair()
         sock, visit = self.asked(b"PIECES 1 %d 100000\n" % self.gap_ms)
         sock.shutdown(socket.SHUT_WR)
+        self.assertEqual(self._all_of(sock), 100_000)
+
+    def test_half_closed_before_there_was_a_tunnel(self):
+        """His stream is older than the knowledge of who is at the other end; his answer begins `early_gap_ms` later."""
+        self.start_pair()
+        self.bridge.stop()
+        sock = self.connect(self.public)
+        sock.sendall(b"PIECES 1 %d 100000\n" % self.early_gap_ms)
+        sock.shutdown(socket.SHUT_WR)
+        self.bridge.start()
         self.assertEqual(self._all_of(sock), 100_000)
 
     @staticmethod

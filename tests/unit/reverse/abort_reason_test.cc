@@ -40,7 +40,8 @@ TEST(AbortReason, StaysTheSameOverSeveralNodes) {
   for (std::uint8_t code = 1; code <= 6; ++code) {
     const Abort abort{AbortReason{code}};
     EXPECT_EQ(abort_of(error_of(abort)), abort) << int{code};
-    EXPECT_EQ(origin_unreached(error_of(abort)), code != 4) << int{code};
+    EXPECT_EQ(origin_unreached(error_of(abort)), code <= 3) << int{code};
+    EXPECT_EQ(bridge_failed(error_of(abort)), code == 5 || code == 6) << int{code};
     EXPECT_FALSE(words_of(abort.reason).empty());
   }
 }

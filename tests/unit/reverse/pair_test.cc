@@ -280,6 +280,28 @@ TEST(OursToOurs, HoldThePeerToTheCreditOfSuchAStreamOnceHeKnows) {
   EXPECT_EQ(pair.bridge.events.lines.back(), "end! 3");
 }
 
+TEST(OursToOurs, WatchASlowConsumerUntilWhatCameWithoutCreditIsPaidFor) {
+  EarlyStream pair;
+  for (int i = 0; i < 6; ++i) pair.send_to_bridge(pair.data(50000));
+  pair.pass(milliseconds(200));
+  EXPECT_GE(pair.bridge.tunnel.flow().budget().charged(), 300000U) << "what it holds is charged";
+  EXPECT_FALSE(pair.bridge.tunnel.holds_peer_to_credit(pair.stream));
+  pair.bridge.tunnel.consumed(pair.stream, 300000, pair.bridge.now);
+  EXPECT_TRUE(pair.bridge.tunnel.holds_peer_to_credit(pair.stream));
+}
+
+TEST(OursToOurs, TellAWeightThatChangedBeforeTheyKnewEachOther) {
+  Pair pair(milliseconds(20));
+  pair.pass(milliseconds(50));
+  EXPECT_FALSE(pair.bridge.tunnel.announce_weight(3)) << "its hello has gone, the portal's has not come";
+  pair.pass(milliseconds(100));
+  ASSERT_TRUE(pair.portal.tunnel.peer_hello());
+  EXPECT_EQ(pair.portal.tunnel.peer_hello()->weight, 3U);
+  EXPECT_TRUE(pair.bridge.tunnel.announce_weight(5));
+  pair.pass(milliseconds(50));
+  EXPECT_EQ(pair.portal.tunnel.peer_hello()->weight, 5U);
+}
+
 TEST(OursToOurs, GiveABridgeThatIsTakenForAStockOneItsFreedomBack) {
   auto settings = EarlyStream::with_credit(Pair::portal_settings());
   EarlyStream pair(settings);
