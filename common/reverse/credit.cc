@@ -129,7 +129,6 @@ std::uint64_t ReceiveWindow::opening() { return top_up(); }
 
 std::uint64_t ReceiveWindow::enforce() {
   enforced_ = true;
-  charge();  // also what came beyond its credit
   return may_grow() ? top_up() : 0;
 }
 
@@ -139,6 +138,7 @@ bool ReceiveWindow::received(std::uint64_t bytes) {
   credit_ -= covered;
   beyond_ += bytes - covered;
   queued_ += bytes;
+  if (covered < bytes) charge();
   return true;
 }
 

@@ -45,6 +45,8 @@ class SendCredit {
   void begin(std::uint64_t announced);
 
   std::uint64_t left() const { return limited_ ? left_ : kUnlimited; }
+  /// What was sent beyond the credit, and what comes next is used up by.
+  std::uint64_t debt() const { return limited_ ? spent_ : 0; }
   /// True when there was none before: a stream that waited outside may come back. Never overflows.
   bool add(std::uint64_t bytes);
   /// At most left().
@@ -112,6 +114,7 @@ class ReceiveWindow {
   /// The peer obeys from here on. Credit to add now; 0: none.
   std::uint64_t enforce();
   bool enforced() const { return enforced_; }
+  std::uint64_t beyond() const { return beyond_; }
   /// Nothing is here, or was, that the peer had no credit for and that has not come off it.
   bool covered() const { return enforced_ && beyond_ == 0; }
   /// Bytes came. False: the peer had no credit for them and the stream has to be ended; nothing is counted then.

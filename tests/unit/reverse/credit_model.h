@@ -30,21 +30,28 @@ class CreditModel {
 
  private:
   struct Stream {
-    Stream(reverse::WindowBudget& budget, bool ask) : credit(budget.announced()), window(budget) {
-      if (ask) grant(window.opening());
+    enum class Age : std::uint8_t { agreed, limited, unlimited };  // the last two: older than the hello of the receiver
+    Stream(reverse::WindowBudget& budget, bool ask, Age age)
+        : credit(age == Age::agreed ? reverse::SendCredit(budget.announced())
+                                    : reverse::SendCredit::early(age == Age::limited)),
+          window(budget, age == Age::agreed),
+          began(age == Age::agreed) {
+      if (ask && began) grant(window.opening());
     }
     void grant(std::uint64_t add) {
       if (add > 0) grants.push_back(add);
     }
     reverse::SendCredit credit;
     reverse::ReceiveWindow window;
-    std::deque<std::uint64_t> data, grants;  // on the wire
+    std::deque<std::uint64_t> data, grants;  // on the wire; kHello among them
     bool finished = false;
+    bool began;          // at the sender
+    bool asked = false;  // a hello is under way
   };
 
   void step(std::uint8_t what, std::uint8_t which, std::uint16_t much) {
     const unsigned kind = what % 16;
-    if (kind == 0 || streams_.empty()) return open(much % 2 == 0);
+    if (kind == 0 || streams_.empty()) return open(much % 2 == 0, typename Stream::Age(much / 2 % 3));
     Stream& s = *streams_[which % streams_.size()];
     const std::uint64_t bytes = std::uint64_t{much} << (what >> 4);
     if (kind <= 4) send(s, bytes);
@@ -52,12 +59,27 @@ class CreditModel {
     if (kind >= 9 && kind <= 11) take(s, bytes);
     if (kind == 12) credited(s);
     if (kind == 13) now_ += std::chrono::microseconds(std::uint64_t{much} * 4);
+    if (kind == 14 && much % 3 == 0) return hello(s);
     if (kind == 14) tune(which, much);
     if (kind == 15) end(s, much % 2 == 0);
   }
 
-  void open(bool ask) {
-    if (streams_.size() < most_streams_) streams_.push_back(std::make_unique<Stream>(budget_, ask));
+  void open(bool ask, Stream::Age age) {
+    if (streams_.size() < most_streams_) streams_.push_back(std::make_unique<Stream>(budget_, ask, age));
+  }
+  /// A sender without limits obeys from its own hello on, which reaches the receiver behind its data. One that sends
+  /// the least window hears the receiver's hello, who holds him to it from there on.
+  void hello(Stream& s) {
+    if (s.began || s.asked) return;
+    s.asked = true;
+    if (s.credit.left() == reverse::SendCredit::kUnlimited) {
+      s.credit.begin(budget_.announced());
+      s.began = true;
+      s.data.push_back(kHello);
+    } else {
+      s.grants.push_back(kHello);
+      s.grant(s.window.enforce());
+    }
   }
   void send(Stream& s, std::uint64_t bytes) {
     bytes = std::min(bytes, s.credit.left());
@@ -67,14 +89,24 @@ class CreditModel {
   }
   void arrive(Stream& s) {
     if (s.data.empty()) return;
-    assert(s.window.received(s.data.front()) && "within its credit");
+    if (s.data.front() == kHello) {
+      s.grant(s.window.enforce());
+    } else {
+      assert(s.window.received(s.data.front()) && "within its credit");
+    }
     s.data.pop_front();
+    beyond_ = beyond_ || s.window.beyond() > 0;
     finish(s);
   }
   void take(Stream& s, std::uint64_t bytes) { s.grant(s.window.consumed(std::min(bytes, s.window.queued()), now_)); }
   void credited(Stream& s) {
     if (s.grants.empty()) return;
-    s.credit.add(s.grants.front());
+    if (s.grants.front() == kHello) {
+      s.credit.begin(budget_.announced());
+      s.began = true;
+    } else {
+      s.credit.add(s.grants.front());
+    }
     s.grants.pop_front();
   }
   void tune(std::uint8_t which, std::uint16_t much) {
@@ -93,20 +125,22 @@ class CreditModel {
   void check() const {
     std::uint64_t charges = 0;
     for (const auto& s : streams_) {
-      std::uint64_t there = s->credit.left();
-      for (const auto bytes : s->data) there += bytes;
-      for (const auto bytes : s->grants) there += bytes;
-      assert(s->window.outstanding() == there || s->finished);
+      std::uint64_t there = s->credit.left() - s->credit.debt();
+      bool hello = !s->began;
+      for (const auto bytes : s->data) bytes == kHello ? void(hello = true) : void(there += bytes);
+      for (const auto bytes : s->grants) bytes == kHello ? void(hello = true) : void(there += bytes);
+      assert(hello || s->finished || s->window.outstanding() - s->window.beyond() == there);
       charges += std::max<std::uint64_t>(s->window.holds(), budget_.announced());
     }
     assert(charges == budget_.charged());
-    assert(charges <= budget_.promise());
+    assert(charges <= budget_.promise() || beyond_);
     assert(budget_.streams() == streams_.size());
   }
 
   /// Nobody who has something to send may be left without credit, and with less than half of the least window.
   void drain() {
     for (auto& s : streams_) {
+      hello(*s);
       while (!s->data.empty()) arrive(*s);
       take(*s, s->window.queued());
       while (!s->grants.empty()) credited(*s);
@@ -115,7 +149,9 @@ class CreditModel {
     }
   }
 
+  static constexpr std::uint64_t kHello = ~std::uint64_t{0};
   reverse::WindowBudget budget_;
+  bool beyond_ = false;  // somebody sent what nobody had given
   std::size_t most_streams_;
   std::vector<std::unique_ptr<Stream>> streams_;
   TimePoint now_{std::chrono::seconds(1)};
