@@ -122,6 +122,12 @@ struct Bridge {
   std::uint8_t proxy_protocol = 0;  // version of the PROXY header towards targets, 0: none
 };
 
+/// `limits.maxConnections` of a process that may have so many files open: two for each, and some beside.
+inline std::size_t most_connections(std::uint32_t configured, std::size_t descriptors) {
+  if (configured != 0) return configured;
+  return descriptors > 1024 ? (descriptors - 512) / 2 : descriptors / 4 > 8 ? descriptors / 4 : 8;
+}
+
 /// `policy.levels`, the real defaults (spec/config.md 13).
 struct PolicyLevel {
   Millis handshake{60'000};
@@ -132,7 +138,7 @@ struct PolicyLevel {
 
 /// The `ebbgate` object (spec/config.md 20).
 struct Limits {
-  std::uint32_t max_connections = 0;  // 0 = from the open-file limit
+  std::uint32_t max_connections = 0;  // 0 = from the open-file limit: most_connections()
   std::uint32_t max_streams_per_tunnel = 0;
   std::uint32_t max_handshakes = 4096;
   std::uint64_t stream_buffer = 8u << 20;

@@ -92,7 +92,7 @@ class BridgeTunnel final : public Engine {
   /// We want to leave it, whether or not the portal could be told.
   bool leaving() const { return leaving_; }
   /// Streams whose peer sent beyond its credit: each was ended.
-  std::uint64_t credit_overruns() const { return credit_overruns_; }
+  std::uint64_t credit_overruns() const override { return credit_overruns_; }
   const FlowControl& flow() const { return flow_; }
 
  private:

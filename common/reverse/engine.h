@@ -69,6 +69,8 @@ class Engine {
   virtual std::uint64_t credit(StreamId) const { return kNoCredit; }
   /// The peer sends on it what it was given, and no more. on_credit() tells of a change.
   virtual bool holds_peer_to_credit(StreamId) const { return false; }
+  /// Streams that were ended because the peer sent more than it was given.
+  virtual std::uint64_t credit_overruns() const { return 0; }
   /// So many were sent.
   virtual void spent(StreamId, std::uint64_t) {}
   /// The local consumer took so many of what arrived. Look at has_output() afterwards.

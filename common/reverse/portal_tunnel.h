@@ -113,7 +113,7 @@ class PortalTunnel final : public Engine {
   /// Takes drain() back, as far as nothing else makes this tunnel leave: its age, or the bridge.
   void resume(TimePoint now);
   /// Streams whose peer sent beyond its credit: each was ended.
-  std::uint64_t credit_overruns() const { return credit_overruns_; }
+  std::uint64_t credit_overruns() const override { return credit_overruns_; }
   const FlowControl& flow() const { return flow_; }
 
  private:

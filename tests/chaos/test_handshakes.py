@@ -65,7 +65,8 @@ class T24Replays(scenario.Scenario):
         self.addCleanup(between.stop)
         spy = self.add_service("ours", "spy", {**json.loads(configs.bridge(between.port, self.origin.port)),
                                                "ebbgate": {"timers": dict(scenario.QUICK)}})
-        before = len(self.portal.tunnels())
+        # After an upgrade the bridge's own may still be under way to the new broker.
+        before = wait.until("the bridge's tunnel is there", lambda: len(self.portal.tunnels()), 10)
         spy.start()
         link = wait.until("a tunnel that was answered",
                           lambda: next((x for x in between.links if x.total(tap.DOWN) > 0), None), 10)

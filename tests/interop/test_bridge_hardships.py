@@ -14,6 +14,7 @@ class Replaced(operated.Operated):
     def test_B5_reload_costs_nothing(self):
         self.start_pair(tapped=True)
         with visitors.Load(self.public, rate=50, parallel=4) as load:
+            wait.until("it is under way", lambda: load.done > 0, 5, step=0.01)
             for level in ("warning", "info"):
                 self.bridge.configure(lambda c, level=level: c["log"].update(loglevel=level))
                 self.ctl("reload", "--wait", of=self.bridge)

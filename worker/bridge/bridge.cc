@@ -60,6 +60,13 @@ void BridgeLink::on_tunnel_moved() {
 void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) {
   Home& home = bridge_.home_;
   const auto& tag = bridge_.settings_.tag;
+  if (home.has_room && !home.has_room()) {  // one portal may not take what the others' visitors need
+    if (const auto others = bridge_.full_.say(bridge_.home_.around.loop.now())) {
+      log_event(log::Level::warning, "bridge", "stream was refused: too many connections", kv("tag", tag),
+                kv("peer", peer()), kv("others", *others));
+    }
+    return tunnel_.abort_stream(stream, {reverse::AbortReason::overload});
+  }
   routing::Subject subject;
   subject.inbound_tag = tag;
   subject.target = &target;

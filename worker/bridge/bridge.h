@@ -33,6 +33,8 @@ struct Home {
   /// A stream that routing sends to a portal of this very process; null: refused.
   std::function<std::unique_ptr<relay::Side>(std::size_t portal, const Target& target, const VisitorAddress& visitor)>
       open_in_portal;
+  /// Whether this process may have one more stream or flow; null: as many as come.
+  std::function<bool()> has_room;
   /// Where streams of datagrams live, and the same for them.
   flow::Flows* flows = nullptr;
   std::function<std::unique_ptr<flow::DatagramEnd>(std::size_t portal, const Target& target,
@@ -119,6 +121,7 @@ class Bridge {
   net::Deferred review_later_;
   std::string last_failure_;
   bool dialling_allowed_ = false;
+  Sparingly full_;  // of streams for which there was no room
 };
 
 }  // namespace ebb::bridge

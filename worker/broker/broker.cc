@@ -115,7 +115,7 @@ struct Broker::WorkerLink final : net::Watched {
         retry([](void* link) { static_cast<WorkerLink*>(link)->on_events(EPOLLIN | EPOLLOUT); }, this) {}
   static ipc::Channel::Options options(Broker& owner) {
     ipc::Channel::Options out;
-    out.fds_to_spare = [&owner] { return owner.fds_in_use() + 448 < fd_limit(); };  // an OFFER is far from the last one
+    out.fds_to_spare = [&owner] { return owner.fds_to_spare(); };
     return out;
   }
   void on_events(std::uint32_t events) override {
@@ -198,6 +198,10 @@ Result<> Broker::on_config(std::uint64_t gen, std::string_view snapshot) {
   intake_ = std::make_unique<ipc::OfferIntake>(ipc::OfferIntake::Options{}, *this);
   plant_ = std::make_unique<Plant>(std::move(*tables), outbound::Surroundings{loop_, blocks_, random_}, relays_,
                                    visitors_, [this](PortalKey key, Portal& portal) { pool_changed(key, portal); });
+  plant_->set_room([this] {
+    const auto most = config::most_connections(plant_->config().settings.limits.max_connections, fd_limit());
+    return relays_.size() < most && fds_to_spare();
+  });
   use_limits();
   ctl_->control.ready();
   return {};
@@ -410,6 +414,13 @@ std::size_t Broker::fds_in_use() const {
   for (const auto* each : plant_->portals()) out += each->links().size();
   for (const auto* each : plant_->bridges()) out += each->links().size() + each->dialling();
   return out;
+}
+
+/// What is kept back for tunnels and control; an OFFER, or a stream of a portal, is far from the last descriptor.
+bool Broker::fds_to_spare() const {
+  constexpr std::size_t kKeptBack = 448;
+  const std::size_t limit = fd_limit();
+  return fds_in_use() + std::min(kKeptBack, limit / 4) < limit;
 }
 
 ipc::Vitals Broker::on_ping() {

@@ -83,6 +83,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   void warn_of_unmoved();
   bool all_delivered() const;
   std::size_t fds_in_use() const;
+  bool fds_to_spare() const;
   void leave(int status);
   std::string status() const;
 

@@ -37,7 +37,7 @@ Plant::Plant(GenerationTables tables, outbound::Surroundings around, relay::Rela
       flows_(around.loop),
       pool_changed_(std::move(pool_changed)),
       portal_home_{around, {}, relays, {}},
-      bridge_home_{around, nullptr, nullptr, nullptr, relays, {}, {}, &flows_, {}},
+      bridge_home_{around, nullptr, nullptr, nullptr, relays, {}, {}, {}, &flows_, {}},
       sweep_(
           [](void* self) {
             static_cast<Plant*>(self)->old_portals_.clear();

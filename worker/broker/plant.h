@@ -34,6 +34,9 @@ class Plant {
   Plant& operator=(const Plant&) = delete;
   ~Plant();
 
+  /// Whether there may be one more stream of a bridge.
+  void set_room(std::function<bool()> room) { bridge_home_.has_room = std::move(room); }
+
   GenerationTables& tables() { return tables_; }
   const GenerationTables& tables() const { return tables_; }
   const config::Config& config() const { return tables_.current().config; }

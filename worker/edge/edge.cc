@@ -84,9 +84,7 @@ Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std
       tick_([](void* self) { static_cast<Edge*>(self)->tick(); }, this),
       look_again_([](void* self) { static_cast<Edge*>(self)->listeners_.review(); }, this),
       sweep_([](void* self) { static_cast<Edge*>(self)->sweep(); }, this) {
-  max_connections_ = config_.settings.limits.max_connections;
-  if (max_connections_ == 0)
-    max_connections_ = max_fds_ > 1024 ? (max_fds_ - 512) / 2 : std::max<std::size_t>(max_fds_ / 4, 8);
+  max_connections_ = config::most_connections(config_.settings.limits.max_connections, max_fds_);
   flows_.set_idle(config_.settings.timers.udp_idle);
   flows_.set_most(std::min(flow::Flows::kMost, max_fds_ / 4));  // each may be two descriptors
 }

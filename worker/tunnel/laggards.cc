@@ -94,6 +94,7 @@ void Laggards::remove(Consumer& consumer) {
   set_over(consumer, false);
   if (consumer.watched_) unwatch(consumer);
   if (std::exchange(consumer.condemned_, false)) std::erase(condemned_, &consumer);
+  consumer.failed_ = false;
   holding_.back()->at_ = consumer.at_;
   holding_[consumer.at_] = holding_.back();
   holding_.pop_back();
@@ -119,7 +120,7 @@ void Laggards::unwatch(Consumer& consumer) {
 }
 
 void Laggards::look_at_all(TimePoint now) {
-  if (is_short() && !shortage_) begin_shortage(now);
+  if (is_short() && !shortage_) begin_shortage(now, true);
   end_shortage();
 }
 
@@ -131,16 +132,25 @@ void Laggards::end_shortage() {
   condemned_.clear();
 }
 
-void Laggards::begin_shortage(TimePoint now) {
+/// `anew` false: the one before goes on.
+void Laggards::begin_shortage(TimePoint now, bool anew) {
   shortage_ = true;
   shortage_since_ = now;
-  for (Consumer* consumer : holding_) consumer->shortage_ = {now, consumer->delivered_};
+  for (Consumer* consumer : holding_) {
+    if (consumer->failed_ && !drained_enough(*consumer, consumer->shortage_)) {
+      if (anew) shortage_since_ = now - limits_.stall;  // his time is up already
+      continue;
+    }
+    consumer->failed_ = false;
+    consumer->shortage_ = {now, consumer->delivered_};
+  }
 }
 
 /// Who held something all the time and drained too little; no more of them than it takes.
 void Laggards::condemn() {
   for (Consumer* consumer : holding_) {
     if (consumer->shortage_.at > shortage_since_ || drained_enough(*consumer, consumer->shortage_)) continue;
+    consumer->failed_ = true;
     if (!consumer->condemned_) condemned_.push_back(consumer);
   }
   std::ranges::sort(condemned_, {}, &Consumer::queued);  // given out from the end
@@ -172,7 +182,7 @@ Consumer* Laggards::overdue(TimePoint now) {
   }
   if (condemned_.empty() && shortage_ && now - shortage_since_ >= limits_.stall) {
     condemn();
-    begin_shortage(now);
+    begin_shortage(now, false);
   }
   if (condemned_.empty()) return nullptr;
   Consumer* consumer = condemned_.back();

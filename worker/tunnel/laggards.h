@@ -6,7 +6,8 @@
 //     stops the reading of its tunnel, and is watched until its queue has fallen below an eighth of the limit.
 //   * Of every `stall` in which it was over, it must have drained `min_drain` a second, or it is reset, alone.
 //   * So is, when the queues of a tunnel are over `tunnel_buffer` together or the process is short of memory, who
-//     drained less than that, the longest queue first, until enough is free again.
+//     drained less than that, the longest queue first, until enough is free again. Who was spared and has drained no
+//     more by the next shortage has had his time: that one costs the others nothing.
 //   * While anybody is watched the tunnel is congested: new streams go to another one, which is worth asking for.
 // Slow consumers that keep up with min_drain are never reset: they slow down those who share their tunnel, no others.
 #pragma once
@@ -75,6 +76,7 @@ class Consumer {
   bool was_over_ = false;  // since watch_
   bool watched_ = false;
   bool condemned_ = false;
+  bool failed_ = false;  // drained too little in a shortage before, since shortage_
 };
 
 /// One per tunnel. All times are the loop's, and never go back.
@@ -122,7 +124,7 @@ class Laggards {
   void unwatch(Consumer& consumer);
   void remove(Consumer& consumer);
   void look_at_all(TimePoint now);
-  void begin_shortage(TimePoint now);
+  void begin_shortage(TimePoint now, bool anew);
   void end_shortage();
   void condemn();
 

@@ -155,6 +155,39 @@ TEST(Laggards, ResetsNoMoreThanItTakes) {
   EXPECT_FALSE(laggards.congested());
 }
 
+/// Eight that never read fill the tunnel again and again as one after the other is reset: the first costs the others a
+/// stall, the rest none.
+TEST(Laggards, TheNextShortageIsOverAtOnceForThoseWhoseTimeIsUp) {
+  Laggards laggards({});
+  std::deque<Visitor> dead;
+  for (std::size_t i = 0; i < 8; ++i) dead.emplace_back(laggards).gets(4 * kMiB + 1 + i, kStart);
+  ASSERT_FALSE(laggards.may_read());
+  TimePoint now = kStart + 10s;
+  EXPECT_EQ(laggards.next_deadline(), now);
+  const auto reset_one = [&] {
+    Consumer* consumer = laggards.overdue(now);
+    for (Visitor& v : dead)
+      if (consumer != nullptr && &v.consumer == consumer) v.reset();
+    return consumer != nullptr;
+  };
+  ASSERT_TRUE(reset_one());
+  while (reset_one()) {
+  }
+  ASSERT_TRUE(laggards.may_read());
+  Visitor fresh(laggards);
+  now += 100ms;
+  fresh.gets(7 * kMiB, now);
+  for (Visitor& v : dead)
+    if (v.consumer.queued() > 0 && laggards.may_read()) v.gets(7 * kMiB, now);
+  ASSERT_FALSE(laggards.may_read());
+  EXPECT_LE(laggards.next_deadline(), now);
+  ASSERT_TRUE(reset_one());
+  EXPECT_GT(fresh.consumer.queued(), 0u) << "he has come just now";
+  while (reset_one()) {
+  }
+  EXPECT_TRUE(laggards.may_read());
+}
+
 TEST(Laggards, StopsAndResetsOneAtATimeWhileMemoryIsShort) {
   Laggards laggards({});
   Visitor small(laggards), large(laggards);
