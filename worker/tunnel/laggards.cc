@@ -102,15 +102,29 @@ void Laggards::remove(Consumer& consumer) {
   end_shortage();
 }
 
-/// To the end of the watched: their times only grow.
+bool Laggards::had_his_time(const Consumer& consumer) const {
+  return consumer.failed_ && !drained_enough(consumer, consumer.shortage_);
+}
+
+/// To the end of the watched: their times only grow. Who has had his time goes in front.
 void Laggards::watch(Consumer& consumer, TimePoint now) {
-  consumer.watch_ = {now, consumer.delivered_};
+  const bool over_already = consumer.over_ && had_his_time(consumer);
+  consumer.watch_ = {over_already ? now - limits_.stall : now, consumer.delivered_};
   consumer.was_over_ = consumer.over_;
   consumer.watched_ = true;
-  consumer.prev_ = last_;
-  consumer.next_ = nullptr;
-  (last_ != nullptr ? last_->next_ : first_) = &consumer;
-  last_ = &consumer;
+  consumer.prev_ = over_already ? nullptr : last_;
+  consumer.next_ = over_already ? first_ : nullptr;
+  (consumer.prev_ != nullptr ? consumer.prev_->next_ : first_) = &consumer;
+  (consumer.next_ != nullptr ? consumer.next_->prev_ : last_) = &consumer;
+}
+
+/// Somebody held the others up for a stall: who of them would have done so, too.
+void Laggards::note_failed(TimePoint now) {
+  for (Consumer* consumer : holding_) {
+    if (now - consumer->shortage_.at < limits_.stall) continue;
+    consumer->failed_ = !drained_enough(*consumer, consumer->shortage_);
+    if (!consumer->failed_) consumer->shortage_ = {now, consumer->delivered_};
+  }
 }
 
 void Laggards::unwatch(Consumer& consumer) {
@@ -137,7 +151,7 @@ void Laggards::begin_shortage(TimePoint now, bool anew) {
   shortage_ = true;
   shortage_since_ = now;
   for (Consumer* consumer : holding_) {
-    if (consumer->failed_ && !drained_enough(*consumer, consumer->shortage_)) {
+    if (had_his_time(*consumer)) {
       if (anew) shortage_since_ = now - limits_.stall;  // his time is up already
       continue;
     }
@@ -177,8 +191,11 @@ Consumer* Laggards::overdue(TimePoint now) {
     Consumer& consumer = *first_;
     const bool dead = consumer.was_over_ && !drained_enough(consumer, consumer.watch_);
     unwatch(consumer);
+    consumer.failed_ = false;  // he is judged now
     watch(consumer, now);
-    if (dead) return &consumer;
+    if (!dead) continue;
+    note_failed(now);
+    return &consumer;
   }
   if (condemned_.empty() && shortage_ && now - shortage_since_ >= limits_.stall) {
     condemn();

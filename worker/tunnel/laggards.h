@@ -4,7 +4,8 @@
 //
 //   * Over its limit (`stream_buffer`; an eighth of it while its source address is over `source_buffer`), a consumer
 //     stops the reading of its tunnel, and is watched until its queue has fallen below an eighth of the limit.
-//   * Of every `stall` in which it was over, it must have drained `min_drain` a second, or it is reset, alone.
+//   * Of every `stall` in which it was over, it must have drained `min_drain` a second, or it is reset, alone. Others
+//     that held something all that time and drained as little have had their time too, should they come to be over.
 //   * So is, when the queues of a tunnel are over `tunnel_buffer` together or the process is short of memory, who
 //     drained less than that, the longest queue first, until enough is free again. Who was spared and has drained no
 //     more by the next shortage has had his time: that one costs the others nothing.
@@ -76,7 +77,7 @@ class Consumer {
   bool was_over_ = false;  // since watch_
   bool watched_ = false;
   bool condemned_ = false;
-  bool failed_ = false;  // drained too little in a shortage before, since shortage_
+  bool failed_ = false;  // drained too little since shortage_, while others were held up for a stall
 };
 
 /// One per tunnel. All times are the loop's, and never go back.
@@ -125,6 +126,8 @@ class Laggards {
   void remove(Consumer& consumer);
   void look_at_all(TimePoint now);
   void begin_shortage(TimePoint now, bool anew);
+  bool had_his_time(const Consumer& consumer) const;
+  void note_failed(TimePoint now);
   void end_shortage();
   void condemn();
 

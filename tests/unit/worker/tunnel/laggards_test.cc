@@ -188,6 +188,30 @@ TEST(Laggards, TheNextShortageIsOverAtOnceForThoseWhoseTimeIsUp) {
   EXPECT_TRUE(laggards.may_read());
 }
 
+TEST(Laggards, WhoStoodBesideOneThatWasResetHasHadHisTime) {
+  Laggards laggards({});
+  Visitor first(laggards), second(laggards), slow(laggards), late(laggards);
+  first.gets(9 * kMiB, kStart);
+  second.gets(7 * kMiB, kStart);
+  slow.gets(7 * kMiB, kStart);
+  slow.takes(kMiB, kStart + 5s);
+  late.gets(kMiB, kStart + 9s);
+  const TimePoint now = kStart + 10s;
+  ASSERT_EQ(laggards.overdue(now), &first.consumer);
+  first.reset();
+  EXPECT_EQ(laggards.overdue(now), nullptr);
+  ASSERT_TRUE(laggards.may_read());
+  late.gets(8 * kMiB, now);
+  EXPECT_EQ(laggards.overdue(now), nullptr) << "he has only just come";
+  slow.gets(2 * kMiB + 1, now);
+  EXPECT_EQ(laggards.overdue(now), nullptr) << "he took enough";
+  second.gets(2 * kMiB, now);
+  EXPECT_LE(laggards.next_deadline(), now);
+  EXPECT_EQ(laggards.overdue(now), &second.consumer);
+  second.reset();
+  EXPECT_EQ(laggards.overdue(now), nullptr);
+}
+
 TEST(Laggards, StopsAndResetsOneAtATimeWhileMemoryIsShort) {
   Laggards laggards({});
   Visitor small(laggards), large(laggards);
