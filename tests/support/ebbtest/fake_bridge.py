@@ -92,12 +92,12 @@ class FakeBridge:
         if status == _NEW:
             self._open(stream, target)
         known = self._streams.get(stream)
-        if status in (_NEW, _KEEP) and data:
-            if known is None:
-                self._send(stream, _END)
-            elif isinstance(known, str):
+        if status == _KEEP and known is None:
+            self._send(stream, _END)  # however little it carries: so a portal asks whether anybody is there
+        elif status in (_NEW, _KEEP) and data:
+            if isinstance(known, str):
                 self._on_control(known, data)
-            else:
+            elif known is not None:
                 try:
                     known.sendall(data)
                 except OSError:
