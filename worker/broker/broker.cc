@@ -369,7 +369,7 @@ void Broker::on_drain(const ipc::DrainOrder& order) {
 void Broker::check_drained() {
   if (over_) return;
   const bool over = drain_until_ && loop_.now() >= *drain_until_;
-  if ((relays_.size() == 0 && all_delivered()) || over || !plant_) {
+  if (!plant_ || (relays_.size() == 0 && all_delivered()) || over) {
     const auto left = static_cast<std::uint32_t>(relays_.size());
     if (left > 0) log_event(log::Level::warning, "broker", "connections were cut", kv("connections", left));
     ctl_->control.drained(left, intake_ ? static_cast<std::uint32_t>(intake_->pending()) : 0);

@@ -28,6 +28,7 @@ beyond_v2ray = unittest.skipIf(programs.SELF_CHECK, "V2Ray itself does not do th
 class ProgramCase(unittest.TestCase):
     """Starts programs and ends them; a sanitizer's report in any log fails the test."""
 
+    maxDiff = None  # a sanitizer report is shown whole
     exclusive = False  # the runner starts such a class alone: it measures time under load or moves bulk data
     longMessage = True
 

@@ -199,6 +199,14 @@ TEST_P(AdoptedProcess, LeavesWithItsSupervisorUnlessToldOtherwise) {
   EXPECT_EQ(wait_for_exit(), 0);
 }
 
+TEST_P(AdoptedProcess, LeavesWithASupervisorThatNeverConfiguredIt) {
+  greet();
+  link_->send_body(Type::ping, ipc::Ping{1});
+  EXPECT_TRUE(wait_for(Type::pong));
+  link_->close();
+  EXPECT_LT(wait_for_exit(), 1000) << "killed by a signal";
+}
+
 TEST_P(AdoptedProcess, SaysWhyItCannotBegin) {
   const Fd log(::memfd_create("log", MFD_CLOEXEC));
   greet();
