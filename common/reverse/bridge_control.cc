@@ -93,11 +93,7 @@ Bytes BridgeTunnel::take_output() {
 
 void BridgeTunnel::write_control(Control& message) {
   if (message.windows.empty() && !message.ping) message.random = padding_.next();
-  const auto bytes = encode_control(message);
-  std::array<std::uint8_t, mux::kKeepHead> head{};
-  mux::write_keep_head(head, *hello_stream_, bytes.size());
-  session_.append_output(head);
-  session_.append_output(bytes);
+  append_control(session_, *hello_stream_, message);
 }
 
 bool BridgeTunnel::announce_restart() {

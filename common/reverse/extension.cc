@@ -1,5 +1,7 @@
 #include "common/reverse/extension.h"
 
+#include <array>
+
 namespace ebb::reverse {
 
 std::optional<Ping> take_extension(const Control& message, TimePoint now, FlowControl& flow, Liveness& liveness,
@@ -14,6 +16,14 @@ std::optional<Ping> take_extension(const Control& message, TimePoint now, FlowCo
   liveness.ping_answered(message.ping->id, now);
   flow.budget().set_rtt(liveness.min_rtt());
   return std::nullopt;
+}
+
+void append_control(mux::Session& session, StreamId stream, const Control& message) {
+  const auto bytes = encode_control(message);
+  std::array<std::uint8_t, mux::kKeepHead> head{};
+  mux::write_keep_head(head, stream, bytes.size());
+  session.append_output(head);
+  session.append_output(bytes);
 }
 
 void tell_agreed(std::span<const StreamId> early, std::uint64_t features, mux::Session& session,

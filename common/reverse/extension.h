@@ -17,6 +17,9 @@ namespace ebb::reverse {
 std::optional<Ping> take_extension(const Control& message, TimePoint now, FlowControl& flow, Liveness& liveness,
                                    const mux::Session& session, mux::SessionEvents& events);
 
+/// `message` on the control stream `stream`, into the session's output.
+void append_control(mux::Session& session, StreamId stream, const Control& message);
+
 /// To the streams that were there before the hello came: which of the `features` they have from here on. `events` hears
 /// of their credit.
 void tell_agreed(std::span<const StreamId> early, std::uint64_t features, mux::Session& session,

@@ -25,21 +25,16 @@ Control PortalTunnel::message() const {
   return out;
 }
 
-Bytes PortalTunnel::beat(bool with_hello) {
+Control PortalTunnel::beat(bool with_hello) {
   Control beat = message();
   beat.random = padding_.next();
   if (with_hello) beat.hello = settings_.hello;
-  return encode_control(beat);
+  return beat;
 }
 
 /// To our own bridge, on the stream it reads.
 void PortalTunnel::write_control(const Control& message) {
-  if (!control_) return;
-  const auto bytes = encode_control(message);
-  std::array<std::uint8_t, mux::kKeepHead> head{};
-  mux::write_keep_head(head, *control_, bytes.size());
-  session_.append_output(head);
-  session_.append_output(bytes);
+  if (control_) append_control(session_, *control_, message);
 }
 
 Bytes PortalTunnel::take_output() {
@@ -52,17 +47,13 @@ Bytes PortalTunnel::take_output() {
 }
 
 void PortalTunnel::open_control(TimePoint now, bool with_hello) {
-  control_ = open_internal(control_name(dialect_.value_or(Dialect::v2ray)), beat(with_hello), {});
+  control_ = open_internal(control_name(dialect_.value_or(Dialect::v2ray)), encode_control(beat(with_hello)), {});
   next_beat_ = control_ ? now + beat_interval() : TimePoint::max();
 }
 
 void PortalTunnel::send_beat(TimePoint now, bool with_hello) {
   if (!control_) return;
-  const auto message = beat(with_hello);
-  std::array<std::uint8_t, mux::kKeepHead> head{};
-  mux::write_keep_head(head, *control_, message.size());
-  session_.append_output(head);
-  session_.append_output(message);
+  write_control(beat(with_hello));
   next_beat_ = now + beat_interval();
 }
 

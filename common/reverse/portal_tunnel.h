@@ -131,7 +131,7 @@ class PortalTunnel final : public Engine {
   std::optional<StreamId> open_internal(std::string_view name, ConstSpan payload, ConstSpan trailing);
   Control message() const;
   void write_control(const Control& message);
-  Bytes beat(bool with_hello);
+  Control beat(bool with_hello);
   void open_control(TimePoint now, bool with_hello);
   void send_beat(TimePoint now, bool with_hello);
   void call_out();

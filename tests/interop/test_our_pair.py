@@ -13,37 +13,36 @@ class Consumers(case.PairCase):
     def test_50_that_never_read_hold_up_no_newcomer(self):
         """Their tunnel takes no new streams while they stand still; another one is opened (spec/mux-cool.md 7)."""
         self.start_pair()
-        size = pattern.bulk(256 * pattern.MIB)
-        begin = time.monotonic()
-        visitors.download(self.public, size)
-        alone = time.monotonic() - begin
-        deaf = [self.connect(self.public) for _ in range(50)]
-        for sock in deaf:
-            sock.sendall(b"FLOOD\n")
-        wait.until("the origin serves them", lambda: len([
-            v for v in self.web.visits if v.command == b"FLOOD"]) == 50, 5)
-        begin = time.monotonic()
-        self.assertEqual(visitors.download(self.public, size), pattern.sha256(size))
-        self.assertLess(time.monotonic() - begin, 3 * alone + 1)
+        alone = self.download()
+        self.flood(50)
+        self.served(50)
+        self.assertLess(self.download(), 3 * alone + 1)
 
     def test_those_who_waited_for_the_first_tunnel_hold_up_nobody_either(self):
         """Their streams are older than the knowledge that both ends have credit."""
         self.start_pair()
-        size = pattern.bulk(256 * pattern.MIB)
-        begin = time.monotonic()
-        visitors.download(self.public, size)
-        alone = time.monotonic() - begin
+        alone = self.download()
         self.bridge.stop()
-        deaf = [self.connect(self.public) for _ in range(12)]
-        for sock in deaf:
-            sock.sendall(b"FLOOD\n")
+        self.flood(12)
         self.bridge.start()
-        wait.until("the origin serves them", lambda: len([
-            v for v in self.web.visits if v.command == b"FLOOD"]) == 12, 5)
+        self.served(12)
         for _ in range(3):
-            begin = time.monotonic()
-            self.assertEqual(visitors.download(self.public, size), pattern.sha256(size))
-            self.assertLess(time.monotonic() - begin, 3 * alone + 1)
+            self.assertLess(self.download(), 3 * alone + 1)
+
+    def download(self) -> float:
+        """Seconds."""
+        size, begin = pattern.bulk(256 * pattern.MIB), time.monotonic()
+        self.assertEqual(visitors.download(self.public, size), pattern.sha256(size))
+        return time.monotonic() - begin
+
+    def flood(self, count: int) -> None:
+        """Visitors to whom the origin sends without end, and who do not read."""
+        for sock in [self.connect(self.public) for _ in range(count)]:
+            sock.sendall(b"FLOOD\n")
+
+    def served(self, count: int) -> None:
+        wait.until("the origin serves them",
+                   lambda: sum(v.command == b"FLOOD" for v in self.web.visits) == count, 5)
 
 
 @case.beyond_v2ray

@@ -34,7 +34,7 @@ class V2rayBridge(carriage.Story):
         return rate
 
     def those_who_come_afterwards(self) -> None:
-        """A newcomer every half a second: each has his rate 3 s after he came, and a page is there as soon."""
+        """A page ten times a second, each there within 3 s, and a download that has its full rate 3 s after it began."""
         pages, begin = [], time.monotonic()
         alone, newcomers = self.before, []
 

@@ -128,7 +128,7 @@ std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uin
 }
 
 /// New goes without data: whatever address the peer may be told behind it, none takes it for something else
-/// (spec/mux-cool.md 1.4).
+/// (common/reverse/PROTOCOL.md, source address).
 std::unique_ptr<flow::DatagramEnd> PortalLink::open_flow(const Target& target, const VisitorAddress& visitor) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
