@@ -13,6 +13,7 @@ class Service:
         self.received = 0
         self.largest = 0
         self.peers: set = set()
+        self.last = None  # whom the last datagram came from
         self.datagrams: dict = {}  # by peer, in the order in which they came; kept on demand
         self.keeps = False
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -32,6 +33,7 @@ class Service:
             self.received += 1
             self.largest = max(self.largest, len(data))
             self.peers.add(peer)
+            self.last = peer
             if self.keeps:
                 self.datagrams.setdefault(peer, []).append(data)
             answer = bytes(int(data[5:])) if data.startswith(b"give ") else data
