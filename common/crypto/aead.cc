@@ -3,9 +3,13 @@
 #include <algorithm>
 
 #include "common/crypto/cipher_handle.h"
+#include "common/crypto/placement.h"
 
 namespace ebb::crypto {
 namespace {
+
+// Before main(), because OpenSSL takes it only before it has allocated anything.
+[[maybe_unused]] const bool placed = keep_contexts_within_pages();
 
 const EVP_CIPHER* cipher_for(AeadAlgorithm algorithm) {
   static const EVP_CIPHER* const aes128 = fetch_cipher("AES-128-GCM");

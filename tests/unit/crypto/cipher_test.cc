@@ -1,4 +1,8 @@
 #include <gtest/gtest.h>
+#include <openssl/crypto.h>
+
+#include <memory>
+#include <vector>
 
 #include "common/crypto/aead.h"
 #include "common/crypto/aes.h"
@@ -33,6 +37,22 @@ TEST(Aead, AesGcmOfTheNistTestCase4) {
   EXPECT_EQ(to_hex(out),
             "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e21d514b25466931c7d8f6a5aac84aa051ba30b396a"
             "0aac973d58e0915bc94fbc3221a5db94fae95ae7121a47");
+}
+
+/// The initialiser in aead.cc came first, and what it asked for holds for every size of a context.
+TEST(Aead, ContextsLieWithinOnePage) {
+  const Aead uses(AeadAlgorithm::aes_128_gcm, Bytes(16), Aead::Use::seal);
+  struct Free {
+    void operator()(void* block) const { OPENSSL_free(block); }
+  };
+  std::vector<std::unique_ptr<void, Free>> blocks;
+  for (std::size_t bytes = 256; bytes <= 2048; bytes += 8) {
+    blocks.emplace_back(OPENSSL_malloc(bytes));
+    const auto first = reinterpret_cast<std::uintptr_t>(blocks.back().get());
+    EXPECT_EQ(first / 4096, (first + bytes - 1) / 4096) << bytes;
+  }
+  const void* const grown = OPENSSL_realloc(blocks.back().release(), 100000);
+  blocks.emplace_back(const_cast<void*>(grown));
 }
 
 TEST(Aead, ChaChaOfRfc8439) {
