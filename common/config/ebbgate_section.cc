@@ -53,14 +53,19 @@ void read_limits(const Value& value, Limits& limits) {
 
 void read_timers(const Value& value, Timers& timers) {
   Fields fields(value);
-  const auto duration = [&](std::string_view key, auto& into) {
+  const auto duration = [&](std::string_view key, auto& into, Millis least = Millis(0)) {
     const auto field = fields.find(key);
-    if (const auto found = field ? read_duration(*field) : std::nullopt) into = *found;
+    const auto found = field ? read_duration(*field) : std::nullopt;
+    if (found && *found < least) {
+      field->refuse("VALUE", quoted(key) + " must be at least " + std::to_string(least.count()) + "ms");
+    } else if (found) {
+      into = *found;
+    }
   };
   duration("handshake", timers.handshake);
   duration("tunnelWait", timers.tunnel_wait);
   duration("halfCloseHold", timers.half_close_hold);
-  duration("stall", timers.stall);
+  duration("stall", timers.stall, Millis(1000));  // less would judge nobody by what he takes
   duration("udpIdle", timers.udp_idle);
   duration("probation", timers.probation);
   duration("ready", timers.ready);

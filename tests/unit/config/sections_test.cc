@@ -207,6 +207,12 @@ TEST(Ebbgate, DanglingTagsAndWrongWords) {
   EXPECT_TRUE(has(loaded, "VALUE", "$.ebbgate.workers"));
 }
 
+TEST(Ebbgate, AStallIsLongEnoughToJudgeBy) {
+  EXPECT_TRUE(has(load_text(R"({"ebbgate": {"timers": {"stall": 0}}})"), "VALUE", "$.ebbgate.timers.stall"));
+  EXPECT_TRUE(has(load_text(R"({"ebbgate": {"timers": {"stall": "999ms"}}})"), "VALUE", "$.ebbgate.timers.stall"));
+  EXPECT_FALSE(has(load_text(R"({"ebbgate": {"timers": {"stall": "1s"}}})"), "VALUE", "$.ebbgate.timers.stall"));
+}
+
 TEST(ProxyProtocol, SwitchedOnInAnyOfItsPlaces) {
   const auto with = [](const std::string& stream, const std::string& ebbgate = "{}") {
     return load_text(R"({"inbounds": [{"port": 2001, "protocol": "dokodemo-door",
