@@ -5,7 +5,19 @@
 namespace ebb::tunnel {
 
 void Tunnel::consumer_holds(MuxSide::Lagging& consumer, std::size_t queued, std::uint64_t delivered) {
+  look_at_memory();
   laggards_.update(consumer, queued, delivered, loop_.now());
+  follow_laggards();
+}
+
+/// To be asked whenever blocks were taken or given back: a tunnel that is not read for want of memory must notice that
+/// there is enough again.
+void Tunnel::look_at_memory() {
+  const bool pressed = blocks_.over_limit();
+  if (pressed == pressed_) return;
+  pressed_ = pressed;
+  engine_->set_pressed(pressed);
+  laggards_.set_pressed(pressed, loop_.now());
   follow_laggards();
 }
 

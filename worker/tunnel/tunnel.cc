@@ -152,6 +152,7 @@ void Tunnel::forget(StreamId stream) {
 
 void Tunnel::consumed(StreamId stream, std::uint64_t bytes) {
   if (dead_) return;
+  look_at_memory();
   engine_->consumed(stream, bytes, loop_.now());
   // One message for all that is consumed in this turn.
   if (engine_->has_output()) loop_.defer(pump_later_);
@@ -199,12 +200,7 @@ void Tunnel::on_batch_end() {
     side->on_batch_end();
   }
   dirty_.clear();
-  if (const bool pressed = blocks_.over_limit(); pressed != pressed_) {
-    pressed_ = pressed;
-    engine_->set_pressed(pressed);
-    laggards_.set_pressed(pressed, loop_.now());
-    follow_laggards();
-  }
+  look_at_memory();
   if (dead_ || end_if_finished()) return;
   pump();
 }

@@ -148,6 +148,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void unlist(MuxSide& side);
 
   void tell_overruns();
+  void look_at_memory();
   void follow_laggards();
   void laggards_due();
 

@@ -228,6 +228,24 @@ TEST(Tunnel, StopsWhereTheProcessHoldsItsLimit) {
   EXPECT_FALSE(f.portal->dead());
 }
 
+TEST(Tunnel, ReadsOnAsSoonAsTheProcessHasMemoryAgain) {
+  MemoryFaults slow;
+  slow.capacity = 64 << 10;
+  Fixture f(stock({}));
+  f.blocks.set_limit(3 << 20);
+  auto [id, visitor] = f.visit(slow);
+  f.origins[id.value]->put(Bytes(16 << 20, 1));
+  f.loop.settle();
+  const auto has_come = [&] { return f.portal->tunnel().bytes_in(); };
+  const std::uint64_t pressed_at = has_come();
+  f.loop.advance(100ms);
+  EXPECT_EQ(has_come(), pressed_at);
+  f.blocks.set_limit(64 << 20);  // others have given back what they held
+  visitor->take();
+  f.loop.advance(100ms);
+  EXPECT_GT(has_come(), pressed_at) << "though nothing was read that could have made it look";
+}
+
 TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
   TunnelLimits limits;
   limits.stream_buffer = 2 << 20;
