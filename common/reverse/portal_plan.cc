@@ -7,7 +7,7 @@
 namespace ebb::reverse {
 namespace {
 
-constexpr std::size_t kMostSpare = 8;  // tunnels of one bridge beyond the wanted number: lagging consumers get no more
+constexpr std::size_t kMostSpare = 32;  // tunnels of one bridge beyond the wanted number: lagging consumers get no more
 
 }  // namespace
 

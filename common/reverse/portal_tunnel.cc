@@ -90,6 +90,10 @@ void PortalTunnel::tick(TimePoint now) {
     session_.append_output(ping);
   }
   if (probe_ != Probe::none && now >= judge_at_) judge_probe(now);
+  if (now >= helpless_at_) {
+    helpless_ = true;
+    helpless_at_ = TimePoint::max();
+  }
   if (drain_due()) leave(aged_, now);
   if (now >= next_beat_) send_beat(now, false);
   close_when_done(now);
@@ -98,7 +102,7 @@ void PortalTunnel::tick(TimePoint now) {
 TimePoint PortalTunnel::next_deadline() const {
   if (state_ == State::dead) return TimePoint::max();
   if (drain_due() || finished()) return TimePoint::min();
-  auto due = std::min({liveness_.next_deadline(), next_beat_, next_idle_check_});
+  auto due = std::min({liveness_.next_deadline(), next_beat_, next_idle_check_, helpless_at_});
   if (probe_ != Probe::none) due = std::min(due, judge_at_);
   return due;
 }
@@ -189,12 +193,21 @@ std::size_t PortalTunnel::room() const {
   return std::min(settings_.max_streams - streams, session_.ids_free());
 }
 
-bool PortalTunnel::pickable(TimePoint now) const {
-  return (state_ == State::probing || state_ == State::active) && pickable_as_last(now);
+void PortalTunnel::set_congested(bool congested, TimePoint now) {
+  if (congested == congested_) return;
+  congested_ = congested;
+  helpless_ = false;
+  helpless_at_ = congested ? now + kHelpless : TimePoint::max();
 }
 
-bool PortalTunnel::pickable_as_last(TimePoint now) const {
-  return state_ != State::dead && !congested_ && !closed_to_users() && !liveness_.suspect(now) && session_.ids_left() &&
+bool PortalTunnel::pickable(TimePoint now) const {
+  return (state_ == State::probing || state_ == State::active) && !congested_ && could_serve(now);
+}
+
+bool PortalTunnel::pickable_as_last(TimePoint now) const { return (!congested_ || helpless_) && could_serve(now); }
+
+bool PortalTunnel::could_serve(TimePoint now) const {
+  return state_ != State::dead && !closed_to_users() && !liveness_.suspect(now) && session_.ids_left() &&
          user_streams() < settings_.max_streams;
 }
 

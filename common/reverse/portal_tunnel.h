@@ -90,8 +90,14 @@ class PortalTunnel final : public Engine {
 
   /// May get new streams like any other.
   bool pickable(TimePoint now) const;
-  /// May get new streams while no other tunnel is there.
+  /// May get new streams while no other tunnel is there. A congested one only if it has been that for so long that none
+  /// will come to its help: slow is better than never.
   bool pickable_as_last(TimePoint now) const;
+  static constexpr Duration kHelpless = std::chrono::seconds(5);  // stock bridges look every 2 s whether to dial
+  /// Takes none while congested, but for those who do not deserve better.
+  bool congested() const { return congested_; }
+  /// Could carry a new stream, however slowly.
+  bool could_serve(TimePoint now) const;
   /// How many streams could be opened on it one after the other now.
   std::size_t room() const;
 
@@ -106,7 +112,7 @@ class PortalTunnel final : public Engine {
   /// PortalTunnelSettings::know_first from now on.
   void set_know_first(bool know_first) { settings_.know_first = know_first; }
   /// A consumer lags (common/protocol/mux/PROTOCOL.md, slow consumers): no new streams for now.
-  void set_congested(bool congested) { congested_ = congested; }
+  void set_congested(bool congested, TimePoint now);
   /// Planned replacement or `ctl drain`: DRAIN, with notice code 1 to our own bridge, and no new streams while another
   /// tunnel is there.
   void drain(TimePoint now);
@@ -179,6 +185,8 @@ class PortalTunnel final : public Engine {
   bool bridge_leaves_ = false;  // or our own bridge said so
   bool replaced_ = false;
   bool congested_ = false;
+  TimePoint helpless_at_ = TimePoint::max();  // congested: when it is time to give up hope of another tunnel
+  bool helpless_ = false;
   std::size_t opened_ = 0;
 
   TimePoint next_idle_check_;

@@ -12,6 +12,7 @@ namespace ebb::broker {
 namespace {
 
 constexpr std::size_t kMaxRemembered = 4096;
+constexpr std::ptrdiff_t kManyHeldUp = 8;  // tunnels: from here on who causes it gets no further ones
 
 /// Tunnels of one user of one inbound come from one bridge, as far as a stock bridge lets us know.
 std::uint64_t key_of(const TunnelOffer& offer) {
@@ -40,6 +41,10 @@ reverse::PickPolicy pick_policy(config::PickPolicy policy) {
     case config::PickPolicy::order: return reverse::PickPolicy::order;
   }
   return reverse::PickPolicy::least;
+}
+
+tunnel::SourceLedger::Key source_of(const VisitorAddress& visitor) {
+  return visitor.source ? tunnel::SourceLedger::key_of(visitor.source->ip) : 0;
 }
 
 }  // namespace
@@ -95,7 +100,7 @@ void PortalLink::on_tunnel_moved() {
 }
 
 void PortalLink::on_congestion_changed() {
-  plan_.set_congested(tunnel_.congested());
+  plan_.set_congested(tunnel_.congested(), loop_.now());
   on_tunnel_moved();
   portal_.review_soon();
 }
@@ -109,8 +114,7 @@ Bytes PortalLink::header_for(Network network, const VisitorAddress& visitor) con
   return proxy_protocol::encoded(portal_.header_version(), network, visitor);
 }
 
-std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uint64_t visitor_key,
-                                                  const VisitorAddress& visitor) {
+std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, const VisitorAddress& visitor) {
   if (dead()) return nullptr;
   std::array<std::uint8_t, mux::kMaxHead> head;
   tunnel_.pump();  // what was agreed goes out in front of the first stream it holds for
@@ -121,7 +125,7 @@ std::unique_ptr<tunnel::MuxSide> PortalLink::open(const Target& target, std::uin
   tunnel_.send_frames(ConstSpan(head).first(opened->head_bytes));
   if (!header.empty()) tunnel_.send_frames(header);
   if (dead()) return nullptr;  // its peer lets pile up what we send: that was too much
-  auto side = tunnel_.make_side(opened->stream, visitor_key);
+  auto side = tunnel_.make_side(opened->stream, source_of(visitor));
   on_tunnel_moved();
   tunnel_.pump();  // it may have been the last one before it drains
   return side;
@@ -214,14 +218,25 @@ void Portal::resume() {
   review_soon();
 }
 
-PortalLink* Portal::pick(const Target& target, std::uint64_t visitor_key) const {
+/// Whether he had better join those that are held up already: his address holds more than its share, and so many
+/// tunnels are held up that each further one would be lost to others. Who comes from this machine is many, behind a
+/// proxy.
+bool Portal::crowds(const VisitorAddress& visitor) const {
+  if (!visitor.source || visitor.source->ip.loopback()) return false;
+  if (home_.sources.bytes(source_of(visitor)) <= tunnel_limits().source_buffer) return false;
+  return std::ranges::count_if(links_, [](const auto& link) { return link->plan().congested(); }) >= kManyHeldUp;
+}
+
+PortalLink* Portal::pick(const Target& target, std::uint64_t visitor_key, const VisitorAddress& visitor) const {
   const TimePoint now = home_.around.loop.now();
+  const bool crowds_them = crowds(visitor);
   pool_.begin(target, now);
   for (const auto& link : links_) {
     reverse::Candidate candidate;
     candidate.id = link->id();
-    candidate.usable = !link->dead() && link->plan().pickable(now);
-    candidate.last_resort = !link->dead() && link->plan().pickable_as_last(now);
+    const auto& plan = link->plan();
+    candidate.usable = !link->dead() && (crowds_them ? plan.congested() && plan.could_serve(now) : plan.pickable(now));
+    candidate.last_resort = !link->dead() && plan.pickable_as_last(now);
     candidate.streams = link->plan().user_streams();
     candidate.bytes_in_flight = link->tunnel().unsent();
     candidate.bridge = link->bridge();
@@ -249,9 +264,9 @@ std::unique_ptr<relay::Side> Portal::open(const Target& target, std::uint64_t vi
 Portal::Opened Portal::open_on_link(const Target& target, std::uint64_t visitor_key, const VisitorAddress& address) {
   // A tunnel may refuse at the last moment (ids used up): each is tried at most once.
   for (std::size_t tries = links_.size(); tries > 0; --tries) {
-    PortalLink* link = pick(target, visitor_key);
+    PortalLink* link = pick(target, visitor_key, address);
     if (link == nullptr) return {};
-    if (auto side = link->open(target, visitor_key, address)) return {std::move(side), link};
+    if (auto side = link->open(target, address)) return {std::move(side), link};
   }
   return {};
 }
@@ -259,7 +274,7 @@ Portal::Opened Portal::open_on_link(const Target& target, std::uint64_t visitor_
 std::unique_ptr<flow::DatagramEnd> Portal::open_flow(const Target& target, std::uint64_t visitor_key,
                                                      const VisitorAddress& address) {
   for (std::size_t tries = links_.size(); tries > 0; --tries) {  // as open()
-    PortalLink* link = pick(target, visitor_key);
+    PortalLink* link = pick(target, visitor_key, address);
     if (link == nullptr) return nullptr;
     if (auto end = link->open_flow(target, address)) return end;
   }

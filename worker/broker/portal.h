@@ -64,7 +64,7 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   const std::optional<Person>& person() const { return person_; }
   /// A stream to `target`: New goes out at once, and tells who the `visitor` is as this bridge can take it. Null when
   /// this tunnel cannot carry it.
-  std::unique_ptr<tunnel::MuxSide> open(const Target& target, std::uint64_t visitor_key, const VisitorAddress& visitor);
+  std::unique_ptr<tunnel::MuxSide> open(const Target& target, const VisitorAddress& visitor);
   /// The same for datagrams.
   std::unique_ptr<flow::DatagramEnd> open_flow(const Target& target, const VisitorAddress& visitor);
 
@@ -156,7 +156,8 @@ class Portal {
 
  private:
   friend class PortalLink;
-  PortalLink* pick(const Target& target, std::uint64_t visitor_key) const;
+  PortalLink* pick(const Target& target, std::uint64_t visitor_key, const VisitorAddress& visitor) const;
+  bool crowds(const VisitorAddress& visitor) const;
   struct Opened {
     std::unique_ptr<relay::Side> side;  // null: no tunnel
     PortalLink* link = nullptr;

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cassert>
+#include <string_view>
 #include <utility>
+
+#include "common/base/bytes.h"
 
 namespace ebb::tunnel {
 namespace {
@@ -11,6 +14,11 @@ constexpr std::size_t kShare = 8;  // of a limit: below it somebody who was over
 constexpr auto kWarnEvery = std::chrono::minutes(1);
 
 }  // namespace
+
+SourceLedger::Key SourceLedger::key_of(const IpAddress& address) {
+  const Key hash = std::hash<std::string_view>{}(as_text(ConstSpan(address.bytes).first(address.v6 ? 8 : 4)));
+  return hash != 0 ? hash : 1;
+}
 
 std::size_t SourceLedger::bytes(Key key) const {
   const auto found = bytes_.find(key);

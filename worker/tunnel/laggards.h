@@ -18,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/base/address.h"
 #include "common/base/time.h"
 
 namespace ebb::tunnel {
@@ -34,7 +35,9 @@ struct LaggardLimits {
 /// of consumers that hold anything.
 class SourceLedger {
  public:
-  using Key = std::uint64_t;  // any hash of the address; 0: unknown, not counted
+  using Key = std::uint64_t;  // of a source; 0: unknown, not counted
+  /// Who has an IPv6 address has the whole network of 64 bits it is of.
+  static Key key_of(const IpAddress& address);
   std::size_t bytes(Key key) const;
   std::size_t sources() const { return bytes_.size(); }
 
@@ -102,7 +105,7 @@ class Laggards {
   bool may_read() const { return over_ == 0 && !is_short(); }
   /// Takes no new streams where there is another tunnel. Outlasts !may_read(), so that it does not flap.
   bool congested() const { return first_ != nullptr || shortage_; }
-  /// The source's new visitors had better join those that are held up already.
+  /// What consumers of that source hold in all is over `source_buffer`: the limit of each is lower.
   bool over_its_share(SourceLedger::Key source) const;
   /// True once when congestion is worth a line in the log: at most once a minute.
   bool take_warning(TimePoint now);

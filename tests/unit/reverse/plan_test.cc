@@ -123,8 +123,8 @@ TEST(PortalPlan, CallsForAnotherTunnelWhenAllAreCongestedWithinBounds) {
   EXPECT_EQ(tunnels_to_ask(pool, 0), Ids()) << "the other one serves";
   pool[1].congested = true;
   EXPECT_EQ(tunnels_to_ask(pool, 0), (Ids{TunnelId{1}, TunnelId{2}}));
-  for (std::uint64_t id = 3; id < 10; ++id) pool.push_back({.id = TunnelId{id}, .congested = true});
-  EXPECT_EQ(tunnels_to_ask(pool, 0), Ids()) << "nine tunnels full of lagging consumers get no tenth";
+  for (std::uint64_t id = 3; id <= 33; ++id) pool.push_back({.id = TunnelId{id}, .congested = true});
+  EXPECT_EQ(tunnels_to_ask(pool, 0), Ids()) << "33 tunnels full of lagging consumers get no 34th";
 }
 
 }  // namespace

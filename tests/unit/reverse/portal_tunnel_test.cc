@@ -328,14 +328,33 @@ TEST(PortalTunnel, NeverOpensItsOwnDomain) {
   EXPECT_TRUE(portal.tunnel.open({Network::tcp, std::string("other.example"), 80}, nullptr, head));
 }
 
+TEST(PortalTunnel, CongestedAndWithoutHelpItIsALastResort) {
+  Portal portal(forced(Dialect::v2ray));
+  portal.tunnel.set_congested(true, portal.now);
+  const TimePoint give_up = portal.now + PortalTunnel::kHelpless;
+  EXPECT_LE(portal.tunnel.next_deadline(), give_up);
+  portal.tunnel.tick(give_up - std::chrono::milliseconds(1));
+  EXPECT_FALSE(portal.tunnel.pickable_as_last(give_up));
+  EXPECT_TRUE(portal.tunnel.could_serve(give_up));
+  portal.tunnel.tick(give_up);
+  EXPECT_TRUE(portal.tunnel.pickable_as_last(give_up));
+  EXPECT_FALSE(portal.tunnel.pickable(give_up));
+  EXPECT_GT(portal.tunnel.next_deadline(), give_up);
+  portal.tunnel.set_congested(false, give_up);
+  EXPECT_TRUE(portal.tunnel.pickable(give_up));
+  portal.tunnel.set_congested(true, give_up);
+  EXPECT_FALSE(portal.tunnel.pickable_as_last(give_up));
+}
+
 TEST(PortalTunnel, TakesNoNewStreamsBeyondItsLimitsOrWhenCongested) {
   auto small = forced(Dialect::v2ray);
   small.max_streams = 2;
   Portal portal(small);
   EXPECT_NE(open_stream(portal), 0);
-  portal.tunnel.set_congested(true);
+  portal.tunnel.set_congested(true, portal.now);
   EXPECT_FALSE(portal.tunnel.pickable(portal.now));
-  portal.tunnel.set_congested(false);
+  EXPECT_FALSE(portal.tunnel.pickable_as_last(portal.now));
+  portal.tunnel.set_congested(false, portal.now);
   EXPECT_TRUE(portal.tunnel.pickable(portal.now));
   EXPECT_EQ(portal.tunnel.room(), 1U);
   EXPECT_NE(open_stream(portal), 0);

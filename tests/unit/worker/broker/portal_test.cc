@@ -37,12 +37,12 @@ class PortalTest : public testing::Test {
     loop.run_once();
     return std::move(theirs);
   }
-  std::unique_ptr<MemoryStream> visit() {
+  std::unique_ptr<MemoryStream> visit(const VisitorAddress& address = {}) {
     auto [visitor, end] = MemoryStream::pair(loop);
     auto socket = std::make_unique<relay::SocketSide>(loop, blocks, layers::Stack());
     auto& attached = *socket;
     std::unique_ptr<relay::Side> side = std::move(socket);
-    if (!portal->serve(side, kTarget, {}, 0)) return nullptr;
+    if (!portal->serve(side, kTarget, {}, 0, address)) return nullptr;
     attached.attach(std::move(end));
     loop.run_once();
     return std::move(visitor);
@@ -94,6 +94,29 @@ TEST_F(PortalTest, SaysAtOnceThatAFullTunnelHasRoomAgain) {
   loop.run_once();
   EXPECT_TRUE(portal->has_room());
   EXPECT_GT(changes, 0);
+}
+
+/// Eight of nine tunnels are held up, and one address holds more than its share.
+TEST_F(PortalTest, WhoHoldsUpManyTunnelsGetsNoFurtherOne) {
+  std::vector<std::unique_ptr<MemoryStream>> bridges, visitors;
+  for (int i = 0; i < 9; ++i) bridges.push_back(tunnel());
+  for (std::size_t i = 0; i < 8; ++i) portal->links()[i]->plan().set_congested(true, loop.now());
+  const auto from = [](const char* ip) { return VisitorAddress{Endpoint{*IpAddress::parse(ip), 4711}, {}}; };
+  const auto come_to_the_free_one = [&](const char* ip) {
+    const std::size_t before = streams_of(8);
+    visitors.push_back(visit(from(ip)));
+    EXPECT_TRUE(visitors.back()) << ip;
+    return streams_of(8) > before;
+  };
+  tunnel::Laggards laggards({}, &home.sources);
+  for (const char* heavy : {"198.51.100.7", "2001:db8::1", "127.0.0.1"}) {
+    EXPECT_TRUE(come_to_the_free_one(heavy));
+    tunnel::Consumer holds(tunnel::SourceLedger::key_of(*IpAddress::parse(heavy)));
+    laggards.update(holds, tunnel::LaggardLimits{}.source_buffer + 1, 0, loop.now());
+    EXPECT_EQ(come_to_the_free_one(heavy), std::string(heavy) == "127.0.0.1") << "a proxy in front of many";
+    EXPECT_TRUE(come_to_the_free_one("198.51.100.8"));
+    EXPECT_EQ(come_to_the_free_one("2001:db8::2"), std::string(heavy) != "2001:db8::1") << "the same network";
+  }
 }
 
 TEST_F(PortalTest, SharesAmongBridgesEvenly) {
