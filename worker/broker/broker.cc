@@ -211,6 +211,7 @@ void Broker::use_limits() {
   const auto& settings = plant_->config().settings;
   const auto memory = static_cast<std::size_t>(settings.limits.memory);
   blocks_.set_limit(memory > 0 ? memory : quarter_of_memory());
+  shortage_.set_limits({settings.limits.min_drain, settings.timers.stall});
   intake_->set_tunnel_wait(settings.timers.tunnel_wait);
   // A flow may be a socket of its own: half of the descriptors are for connections.
   plant_->flows().set_most(std::min(flow::Flows::kMost, fd_limit() / 2));

@@ -17,6 +17,7 @@
 #include "ipc/offer_intake.h"
 #include "worker/broker/plant.h"
 #include "worker/broker/visitors.h"
+#include "worker/relay/shortage.h"
 
 namespace ebb::broker {
 
@@ -92,6 +93,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   crypto::SystemRandom random_;
   Visitors visitors_;
   relay::Relays relays_;
+  relay::Shortage shortage_{relays_, blocks_};
   Fd error_log_, access_log_;
   struct Escrowed {
     Fd socket;

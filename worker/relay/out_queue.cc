@@ -14,6 +14,7 @@ BlockPool::~BlockPool() {
 
 BlockPool::Block* BlockPool::take() {
   ++in_use_;
+  if (over_limit() && watcher_ != nullptr) watcher_->on_over_limit();
   if (free_ == nullptr) return std::make_unique_for_overwrite<Block>().release();
   --kept_;
   Block* block = std::exchange(free_, free_->next);

@@ -27,6 +27,15 @@ class BlockPool {
     std::uint8_t bytes[kBlockBytes];
   };
 
+  /// Is told whenever a block is taken beyond the limit.
+  class Watcher {
+   public:
+    virtual void on_over_limit() = 0;
+
+   protected:
+    ~Watcher() = default;
+  };
+
   BlockPool() = default;
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
@@ -36,6 +45,8 @@ class BlockPool {
   std::size_t bytes_in_use() const { return in_use_ * kBlockBytes; }
   /// What slow consumers may hold in all (`limits.memory`): above, tunnels with such are not read. None by default.
   void set_limit(std::size_t bytes) { limit_ = bytes; }
+  std::size_t limit() const { return limit_; }
+  void watch(Watcher* watcher) { watcher_ = watcher; }
   bool over_limit() const { return bytes_in_use() > limit_; }
 
  private:
@@ -43,6 +54,7 @@ class BlockPool {
   std::size_t kept_ = 0;
   std::size_t in_use_ = 0;
   std::size_t limit_ = static_cast<std::size_t>(-1);
+  Watcher* watcher_ = nullptr;
 };
 
 class OutQueue final : public layers::Outlet {

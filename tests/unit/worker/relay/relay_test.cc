@@ -7,6 +7,7 @@
 
 #include "tests/support/manual_loop.h"
 #include "tests/support/memory_stream.h"
+#include "worker/relay/shortage.h"
 #include "worker/relay/socket_side.h"
 
 namespace ebb::relay {
@@ -85,6 +86,48 @@ TEST(Relay, StopsReadingWhenTheConsumerStands) {
     f.loop.settle();
   }
   EXPECT_EQ(got, up);
+}
+
+/// A second visitor and his origin beside those of the fixture.
+std::pair<std::unique_ptr<MemoryStream>, std::unique_ptr<MemoryStream>> more(Fixture& f, MemoryFaults client_faults) {
+  auto [visitor, client_end] = MemoryStream::pair(f.loop, {}, client_faults);
+  auto [origin, origin_end] = MemoryStream::pair(f.loop);
+  auto client = std::make_unique<SocketSide>(f.loop, f.blocks, layers::Stack());
+  auto back = std::make_unique<SocketSide>(f.loop, f.blocks, layers::Stack());
+  SocketSide& c = *client;
+  SocketSide& o = *back;
+  f.relays.start(std::move(client), std::move(back), {});
+  c.attach(std::move(client_end));
+  o.attach(std::move(origin_end));
+  return {std::move(visitor), std::move(origin)};
+}
+
+TEST(Shortage, ResetsWhoTakesTooLittleAndNoMoreThanItTakes) {
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  Fixture f(standing);
+  Shortage shortage(f.relays, f.blocks);
+  shortage.set_limits({64 << 10, 10s});
+  auto [slow, slow_origin] = more(f, {});
+  auto [second, second_origin] = more(f, standing);
+  f.origin->put(Bytes(8 << 20, 1));
+  slow_origin->put(Bytes(64 << 20, 1));
+  f.loop.settle();
+  second_origin->put(Bytes(200'000, 1));  // a shorter queue than the first one's
+  f.loop.settle();
+  f.blocks.set_limit(f.blocks.bytes_in_use() - 1);
+  auto [late, late_origin] = more(f, standing);
+  late_origin->put(Bytes(8 << 20, 1));  // takes the block that is one too many
+  for (int i = 0; i < 100; ++i) {
+    f.loop.advance(100ms);
+    slow->take();
+    EXPECT_FALSE(f.visitor->was_reset()) << i;
+  }
+  f.loop.advance(1s);
+  EXPECT_TRUE(f.visitor->was_reset());
+  EXPECT_FALSE(slow->was_reset());
+  EXPECT_EQ(shortage.resets(), 1u + late->was_reset());
+  EXPECT_FALSE(second->was_reset()) << "enough was free again";
 }
 
 TEST(Relay, AnswersAfterTheClientHalfClosed) {

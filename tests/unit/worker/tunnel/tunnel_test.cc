@@ -9,6 +9,7 @@
 #include <random>
 
 #include "tests/unit/worker/tunnel/tunnel_fixture.h"
+#include "worker/relay/shortage.h"
 
 namespace ebb::tunnel {
 namespace {
@@ -244,6 +245,33 @@ TEST(Tunnel, ReadsOnAsSoonAsTheProcessHasMemoryAgain) {
   visitor->take();
   f.loop.advance(100ms);
   EXPECT_GT(has_come(), pressed_at) << "though nothing was read that could have made it look";
+}
+
+/// Ours at both ends: each was promised little, and together they hold too much.
+TEST(Tunnel, ThousandsWhoTakeNothingStayWithinTheProcessLimit) {
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  Fixture f;
+  relay::Shortage shortage(f.relays, f.blocks);
+  f.blocks.set_limit(8 << 20);
+  std::vector<std::unique_ptr<MemoryStream>> stuck;
+  for (int i = 0; i < 200; ++i) {
+    auto [id, visitor] = f.visit(standing);
+    f.origins[id.value]->put(Bytes(1 << 20, 1));
+    stuck.push_back(std::move(visitor));
+  }
+  auto [id, reader] = f.visit();
+  f.origins[id.value]->put(Bytes(32 << 20, 1));
+  for (int i = 0; i < 500; ++i) {
+    f.loop.advance(100ms);
+    reader->take();
+  }
+  EXPECT_LE(f.blocks.bytes_in_use(), 8u << 20);
+  EXPECT_GT(shortage.resets(), 0u);
+  EXPECT_EQ(static_cast<std::size_t>(std::ranges::count_if(stuck, [](auto& each) { return each->was_reset(); })),
+            shortage.resets())
+      << "nobody but those who took nothing";
+  EXPECT_EQ(reader->bytes_read, 32u << 20);
 }
 
 TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
