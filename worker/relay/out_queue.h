@@ -43,7 +43,8 @@ class BlockPool {
   Block* take();
   void give(Block* block);
   std::size_t bytes_in_use() const { return in_use_ * kBlockBytes; }
-  /// What slow consumers may hold in all (`limits.memory`): above, tunnels with such are not read. None by default.
+  /// What queues may hold in all (`limits.memory`): above, tunnels with slow consumers are not read, and nothing is
+  /// read for a queue that holds anything. None by default.
   void set_limit(std::size_t bytes) { limit_ = bytes; }
   std::size_t limit() const { return limit_; }
   void watch(Watcher* watcher) { watcher_ = watcher; }
@@ -66,6 +67,9 @@ class OutQueue final : public layers::Outlet {
 
   std::size_t bytes() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }
+  /// Somebody is slow here while the process holds its limit: it should not become longer. An empty one may, so that
+  /// who takes what he is sent is served on.
+  bool pressed() const { return bytes_ > 0 && pool_.over_limit(); }
   /// At the tail; n at most BlockPool::kBlockBytes.
   MutSpan room(std::size_t n) override;
   void commit(std::size_t n) override;

@@ -65,7 +65,7 @@ void Wire::take_unread() {
 }
 
 bool Wire::has_room() const {
-  if (queue_.bytes() < (stream_ ? kHigh : kDialling)) return true;
+  if (queue_.bytes() < (stream_ ? kHigh : kDialling) && !queue_.pressed()) return true;
   const_cast<Wire*>(this)->told_no_room_ = true;
   return false;
 }

@@ -39,7 +39,7 @@ class WireObserver {
 
 class Wire final : private net::StreamObserver, private layers::Sink {
  public:
-  static constexpr std::size_t kHigh = 1024 * 1024;  // unsent bytes: above, has_room() is false
+  static constexpr std::size_t kHigh = 1024 * 1024;  // unsent bytes: above, has_room() is false; or while pressed()
   static constexpr std::size_t kLow = 256 * 1024;
   static constexpr std::size_t kDialling = 64 * 1024;  // the same without a stream
 
@@ -66,6 +66,7 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   void send_end();
   bool has_room() const;
   std::size_t queued() const { return queue_.bytes(); }
+  bool pressed() const { return queue_.pressed(); }
   /// Bytes the kernel has taken, ever: a consumer that makes progress moves it.
   std::uint64_t written() const { return written_; }
   /// What written() will be when all that is queued now has gone.

@@ -45,6 +45,7 @@ void Tunnel::serve_soon() {
 }
 
 std::size_t Tunnel::room() {
+  if (wire_.pressed()) return 0;
   const TimePoint now = loop_.now();
   if (has_path_ && wire_.stream() != nullptr && pipe_.wants_sample(now)) {
     const auto path = wire_.stream()->path();

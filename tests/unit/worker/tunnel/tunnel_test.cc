@@ -274,6 +274,34 @@ TEST(Tunnel, ThousandsWhoTakeNothingStayWithinTheProcessLimit) {
   EXPECT_EQ(reader->bytes_read, 32u << 20);
 }
 
+TEST(Tunnel, QueuesNoMoreWhileTheProcessHoldsItsLimit) {
+  ManualLoop loop;
+  BlockPool blocks;
+  Relays relays(loop);
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  RawPortal portal(loop, blocks, standing);
+  constexpr std::size_t kLimit = 256 << 10;
+  blocks.set_limit(kLimit);
+  auto [visitor, end] = MemoryStream::pair(loop);
+  auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
+  SocketSide& socket = *side;
+  relays.start(std::move(side), portal.open().second, {});
+  socket.attach(std::move(end));
+  const std::size_t bytes = 4 << 20;
+  visitor->put(Bytes(bytes, 1));
+  loop.settle();
+  EXPECT_GT(blocks.bytes_in_use(), kLimit);
+  EXPECT_LE(blocks.bytes_in_use(), kLimit + 3 * BlockPool::kBlockBytes);  // one turn, and the relay's
+  std::size_t got = 0;
+  static_cast<MemoryStream*>(portal.link->tunnel().transport())->faults.capacity = 100'000;
+  for (int i = 0; i < 2000 && got < bytes; ++i) {
+    got += portal.far->take().size();
+    loop.advance(50ms);
+  }
+  EXPECT_GE(got, bytes) << "who takes what he is sent is served on";
+}
+
 TEST(Tunnel, PassesBackPressureOnToAnotherTunnel) {
   TunnelLimits limits;
   limits.stream_buffer = 2 << 20;

@@ -84,5 +84,25 @@ TEST_F(WireTest, TellsOfRoomOnATurnOfItsOwn) {
   EXPECT_EQ(watcher.room, 1);
 }
 
+TEST_F(WireTest, GrowsNoQueueWhileTheProcessHoldsItsLimit) {
+  MemoryFaults small;
+  small.capacity = 1000;
+  auto [ours, theirs] = MemoryStream::pair(loop, small);
+  blocks.set_limit(1);
+  Wire wire(loop, blocks, {});
+  wire.observe(&watcher);
+  wire.attach(std::move(ours));
+  EXPECT_TRUE(wire.has_room()) << "it holds nothing";
+  wire.send(Bytes(1500, 1));
+  wire.flush();
+  EXPECT_FALSE(wire.has_room());
+  loop.settle();
+  EXPECT_EQ(watcher.room, 0);
+  theirs->take();
+  loop.settle();
+  EXPECT_EQ(watcher.room, 1);
+  EXPECT_TRUE(wire.has_room());
+}
+
 }  // namespace
 }  // namespace ebb::relay
