@@ -128,6 +128,9 @@ inline std::size_t most_connections(std::uint32_t configured, std::size_t descri
   return descriptors > 1024 ? (descriptors - 512) / 2 : descriptors / 4 > 8 ? descriptors / 4 : 8;
 }
 
+/// `limits.memory` of a process: a quarter of the machine's, unless somebody chose.
+std::size_t most_memory(std::uint64_t configured);
+
 /// `policy.levels`, the real defaults (spec/config.md 13).
 struct PolicyLevel {
   Millis handshake{60'000};

@@ -3,7 +3,6 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -26,10 +25,6 @@ constexpr auto kLeaveTick = std::chrono::milliseconds(100);  // between two look
 
 /// Numbers of tunnels for each broker generation: several of them may live at once.
 constexpr std::uint64_t kTunnelNumbers = 1'000'000;
-
-std::size_t quarter_of_memory() {
-  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) / 4 * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-}
 
 /// UDP slots are read here (spec/processes.md 3.6), the others are in escrow only.
 bool is_datagram(int fd) {
@@ -209,8 +204,7 @@ Result<> Broker::on_config(std::uint64_t gen, std::string_view snapshot) {
 
 void Broker::use_limits() {
   const auto& settings = plant_->config().settings;
-  const auto memory = static_cast<std::size_t>(settings.limits.memory);
-  blocks_.set_limit(memory > 0 ? memory : quarter_of_memory());
+  blocks_.set_limit(config::most_memory(settings.limits.memory));
   shortage_.set_limits({settings.limits.min_drain, settings.timers.stall});
   intake_->set_tunnel_wait(settings.timers.tunnel_wait);
   // A flow may be a socket of its own: half of the descriptors are for connections.

@@ -85,6 +85,7 @@ Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std
       look_again_([](void* self) { static_cast<Edge*>(self)->listeners_.review(); }, this),
       sweep_([](void* self) { static_cast<Edge*>(self)->sweep(); }, this) {
   max_connections_ = config::most_connections(config_.settings.limits.max_connections, max_fds_);
+  blocks_.set_limit(config::most_memory(config_.settings.limits.memory));
   flows_.set_idle(config_.settings.timers.udp_idle);
   flows_.set_most(std::min(flow::Flows::kMost, max_fds_ / 4));  // each may be two descriptors
 }

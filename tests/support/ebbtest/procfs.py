@@ -115,6 +115,15 @@ def pss_bytes(root: int) -> int:
     return total * 1024
 
 
+def peak_bytes(pid: int) -> int:
+    """The most memory a process has ever had resident; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            return sum(int(line.split()[1]) for line in f if line.startswith("VmHWM:")) * 1024
+    except OSError:
+        return 0
+
+
 def fd_count(pid: int) -> int:
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))
