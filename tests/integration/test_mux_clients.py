@@ -156,6 +156,39 @@ class MuxClients(case.ProgramCase):
         # Each has a block or two of its own, however little the process may have, and up to one read in flight.
         self.assertLess(grown, limit + 2 * count * (256 << 10) + 8 * pattern.MIB)
 
+    def test_a_flood_of_streams_keeps_nobody_out(self):
+        """600 on one mux connection, of a worker that may have 1,024 descriptors: far fewer are served."""
+        self.web = self.start_origin()
+        deaf = Deaf()
+        self.addCleanup(deaf.stop)
+        door = ports.free_port()
+        self.start(1024, {door: deaf.port}, open_files=1024)
+        flood = [self.connect(door) for _ in range(600)]
+        for sock in flood:
+            sock.sendall(b"x")
+        self.stands_still(lambda: len(deaf.taken))
+        self.served()
+        wait.until("each is served or refused", lambda: len(deaf.taken) + self.mux_refused() >= len(flood), 10)
+        self.served()
+        self.assertLessEqual(len(deaf.taken), 192)
+        self.assertGreaterEqual(len(deaf.taken), 100, "what there is room for is served")
+        said = [line for line in self.server.log().splitlines() if "too many connections" in line]
+        self.assertTrue(said)
+        self.assertLess(len(said), 10)
+        for sock in flood:
+            sock.close()
+        wait.until("they have left", lambda: self.counts()["connections"] < 10, 10)
+        known = len(deaf.taken)
+        self.connect(door).sendall(b"x")
+        wait.until("there is room again", lambda: len(deaf.taken) > known, 10)
+
+    def counts(self) -> dict:
+        worker = next(p for p in self.server.status()["processes"] if p["role"] == "worker")
+        return {"connections": worker["connections"], **worker["counts"]}
+
+    def mux_refused(self) -> int:
+        return self.counts().get("mux_streams_refused", 0)
+
 
 if __name__ == "__main__":
     unittest.main()

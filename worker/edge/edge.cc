@@ -20,7 +20,8 @@ constexpr Duration kTick = std::chrono::seconds(1);
 constexpr Duration kLookAgain = std::chrono::milliseconds(50);
 /// With all handshake places taken, one that has said nothing for so long makes room: strangers cannot shut the door.
 constexpr Duration kPatience = std::chrono::seconds(4);
-constexpr std::size_t kReserve = 64;  // spare descriptors below which slots are not polled; twice that to go on
+constexpr std::size_t kReserve = 64;    // spare descriptors below which slots are not polled; twice that to go on
+constexpr std::size_t kKeptBack = 448;  // at most, of streams: for those who come by a connection of their own
 constexpr std::size_t kFixedFds = 32;
 
 UnixSeconds unix_now() {
@@ -179,6 +180,16 @@ void Edge::look_again_soon() {
 bool Edge::room_for_handshake() {
   if (sessions_.size() < config_.settings.limits.max_handshakes) return true;
   return loop_.now() - sessions_.front()->accepted() >= kPatience;
+}
+
+/// For one more stream of a mux connection that has so many. A client pays for a stream with eight bytes, so they get
+/// no further than to where visitors are still accepted, and from the half on nobody gets more than his share.
+bool Edge::room_for_stream(std::size_t of_this_mux) const {
+  const std::size_t kept_back = std::max<std::size_t>(2 * kReserve, std::min(kKeptBack, max_fds_ / 4));
+  const std::size_t all = std::min(max_connections_, (max_fds_ - std::min(max_fds_, kept_back)) / 2);
+  const std::size_t used = connections();
+  if (used >= all - all / 4 || spare_fds() <= kept_back) return false;
+  return used < all / 2 || of_this_mux * (muxes_.size() + 1) <= all / 4;
 }
 
 bool Edge::wanted(std::size_t inbound) {

@@ -76,6 +76,7 @@ class Edge {
     std::uint64_t offered = 0;
     std::uint64_t taken = 0;
     std::uint64_t offers_failed = 0;
+    std::uint64_t mux_streams_refused = 0;  // there was no room for them
   };
 
   /// Errors: config (rules or users that cannot be used), protocol (an inbound lacks what it needs).
@@ -114,6 +115,7 @@ class Edge {
   // accepting (edge.cc)
   bool wanted(std::size_t inbound);
   bool room_for_handshake();
+  bool room_for_stream(std::size_t of_this_mux) const;
   void tick();
   void look_again_soon();
 
@@ -162,6 +164,7 @@ class Edge {
   bool short_of_fds_ = false;
   Sparingly refusals_;        // of visitors whom the broker did not take
   Sparingly proxy_refusals_;  // of trusted proxies that sent no good header
+  Sparingly mux_refusals_;    // of mux streams for which there was no room
   net::Timer tick_;
   net::Timer look_again_;
   net::Deferred sweep_;

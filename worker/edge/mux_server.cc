@@ -25,6 +25,7 @@ void MuxServer::drain(TimePoint when) {
 }
 
 void MuxServer::on_stream_opened(StreamId stream, const Target& target, ConstSpan) {
+  if (!edge_.room_for_stream(plan_.session().live_streams())) return refuse_for_want_of_room(stream);
   auto subject = edge_.subject_of(request_);
   subject.target = &target;
   const auto decision = edge_.router_.decide(subject);
@@ -47,6 +48,15 @@ void MuxServer::on_stream_opened(StreamId stream, const Target& target, ConstSpa
   const auto& level = edge_.config_.level(request_.inbound->level(request_.user));
   edge_.relays_.start(tunnel_.make_side(stream), edge_.outbounds_.open(decision.index, target),
                       outbound::relay_times(level));
+}
+
+void MuxServer::refuse_for_want_of_room(StreamId stream) {
+  ++edge_.counts_.mux_streams_refused;
+  if (const auto others = edge_.mux_refusals_.say(loop_.now())) {
+    log_event(log::Level::warning, "edge/mux", "stream was refused: too many connections", kv("conn", request_.conn),
+              kv("peer", request_.source), kv("others", *others));
+  }
+  tunnel_.abort_stream(stream, {reverse::AbortReason::overload});
 }
 
 void MuxServer::on_tunnel_over(const Error& why) {

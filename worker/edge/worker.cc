@@ -183,6 +183,7 @@ std::string Worker::on_query(std::string_view request) {
          ",\"proxy_headers_refused\":" + std::to_string(counts.proxy_headers_refused) +
          ",\"offered\":" + std::to_string(counts.offered) + ",\"taken\":" + std::to_string(counts.taken) +
          ",\"offers_failed\":" + std::to_string(counts.offers_failed) +
+         ",\"mux_streams_refused\":" + std::to_string(counts.mux_streams_refused) +
          ",\"unacked\":" + std::to_string(edge_->handoff().unacked()) + "}}";
 }
 
