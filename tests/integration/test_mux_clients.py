@@ -175,6 +175,7 @@ class MuxClients(case.ProgramCase):
         said = [line for line in self.server.log().splitlines() if "too many connections" in line]
         self.assertTrue(said)
         self.assertLess(len(said), 10)
+        self.assertEqual(self.counts()["mux_malformed"], 0, "he keeps to the rules")
         for sock in flood:
             sock.close()
         wait.until("they have left", lambda: self.counts()["connections"] < 10, 10)

@@ -1,6 +1,7 @@
 // Everything the connections of one worker share, and the ways a connection goes: session.cc tells the story.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <list>
 #include <memory>
@@ -59,6 +60,16 @@ struct Request {
 /// A user of an inbound: both indices.
 using Member = std::pair<std::size_t, std::size_t>;
 
+/// What a mux client does that he may not.
+enum class MuxFault : std::uint8_t {
+  malformed,  // frames that are none: his connection ends
+  deaf,       // he takes nothing of what he makes us say: the same
+  reopened,   // a stream under the number of one that is open: that one ends
+  surplus,    // more streams than one connection may have: refused
+};
+inline constexpr std::size_t kMuxFaults = 4;
+std::string_view name_of(MuxFault fault);
+
 /// The connection itself: a socket nothing was read from, or a stream, what lies on it, and what was read of that.
 struct Client {
   Fd socket;
@@ -77,6 +88,7 @@ class Edge {
     std::uint64_t taken = 0;
     std::uint64_t offers_failed = 0;
     std::uint64_t mux_streams_refused = 0;  // there was no room for them
+    std::array<std::uint64_t, kMuxFaults> mux_faults{};
   };
 
   /// Errors: config (rules or users that cannot be used), protocol (an inbound lacks what it needs).
@@ -129,6 +141,7 @@ class Edge {
   void on_offer_ended(const ipc::OfferRecord& record, ipc::OfferOutcome outcome, Fd fd);
   void session_ended(Session& session);
   void mux_ended(MuxServer& server);
+  void mux_faulty(const Request& request, MuxFault fault, std::uint64_t times);
   routing::Subject subject_of(const Request& request) const;
   void log_accepted(const Request& request, const Target& target, const routing::Decision& decision, bool mux) const;
   const std::string& tag_of(const routing::Decision& decision) const;
@@ -165,6 +178,7 @@ class Edge {
   Sparingly refusals_;        // of visitors whom the broker did not take
   Sparingly proxy_refusals_;  // of trusted proxies that sent no good header
   Sparingly mux_refusals_;    // of mux streams for which there was no room
+  std::array<Sparingly, kMuxFaults> mux_faults_;
   net::Timer tick_;
   net::Timer look_again_;
   net::Deferred sweep_;

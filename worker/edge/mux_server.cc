@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "common/base/log.h"
 #include "worker/flow/mux_end.h"
@@ -59,9 +60,39 @@ void MuxServer::refuse_for_want_of_room(StreamId stream) {
   tunnel_.abort_stream(stream, {reverse::AbortReason::overload});
 }
 
+void MuxServer::on_tunnel_moved() {
+  const auto& counted = plan_.session().counters();
+  if (const auto times = counted.reopened - std::exchange(reopened_, counted.reopened); times > 0) {
+    edge_.mux_faulty(request_, MuxFault::reopened, times);
+  }
+  if (const auto times = counted.surplus - std::exchange(surplus_, counted.surplus); times > 0) {
+    edge_.mux_faulty(request_, MuxFault::surplus, times);
+  }
+}
+
 void MuxServer::on_tunnel_over(const Error& why) {
+  if (why.code == Errc::protocol) edge_.mux_faulty(request_, MuxFault::malformed, 1);
+  if (why.code == Errc::overload) edge_.mux_faulty(request_, MuxFault::deaf, 1);
   log_event(log::Level::debug, "edge/mux", "connection ended", kv("conn", request_.conn), kv("reason", why));
   edge_.mux_ended(*this);
+}
+
+std::string_view name_of(MuxFault fault) {
+  switch (fault) {
+    case MuxFault::malformed: return "malformed";
+    case MuxFault::deaf: return "deaf";
+    case MuxFault::reopened: return "reopened";
+    case MuxFault::surplus: return "surplus";
+  }
+  return "malformed";
+}
+
+void Edge::mux_faulty(const Request& request, MuxFault fault, std::uint64_t times) {
+  const auto which = static_cast<std::size_t>(fault);
+  const std::uint64_t all = counts_.mux_faults[which] += times;
+  if (!mux_faults_[which].say(loop_.now())) return;
+  log_event(log::Level::warning, "edge/mux", "client did what it may not", kv("conn", request.conn),
+            kv("peer", request.source), kv("fault", name_of(fault)), kv("so_far", all));
 }
 
 void Edge::mux_ended(MuxServer& server) {

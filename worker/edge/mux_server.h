@@ -21,6 +21,7 @@ class MuxServer final : public tunnel::Link<reverse::ForwardMux> {
   void drain(TimePoint when);
 
  private:
+  void on_tunnel_moved() override;
   void on_tunnel_over(const Error& why) override;
   void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) override;
   void refuse_for_want_of_room(StreamId stream);
@@ -28,6 +29,8 @@ class MuxServer final : public tunnel::Link<reverse::ForwardMux> {
   Edge& edge_;
   Request request_;
   bool warned_ = false;
+  std::uint64_t reopened_ = 0;  // as counted already
+  std::uint64_t surplus_ = 0;
 };
 
 }  // namespace ebb::edge

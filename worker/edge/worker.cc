@@ -177,13 +177,18 @@ std::string Worker::on_query(std::string_view request) {
   if (query->kind == ipc::Query::Kind::drain) return ipc::query_counts(0, 0);
   if (query->kind == ipc::Query::Kind::kick) return ipc::query_counts(0, query->tunnel ? 0 : edge_->kick(query->user));
   const auto& counts = edge_->counts();
+  std::string mux_faults;
+  for (std::size_t i = 0; i < counts.mux_faults.size(); ++i) {
+    mux_faults +=
+        ",\"mux_" + std::string(name_of(static_cast<MuxFault>(i))) + "\":" + std::to_string(counts.mux_faults[i]);
+  }
   return "{\"connections\":" + std::to_string(edge_->connections()) +
          ",\"counts\":{\"accepted\":" + std::to_string(counts.accepted) +
          ",\"handshakes_failed\":" + std::to_string(counts.handshakes_failed) +
          ",\"proxy_headers_refused\":" + std::to_string(counts.proxy_headers_refused) +
          ",\"offered\":" + std::to_string(counts.offered) + ",\"taken\":" + std::to_string(counts.taken) +
          ",\"offers_failed\":" + std::to_string(counts.offers_failed) +
-         ",\"mux_streams_refused\":" + std::to_string(counts.mux_streams_refused) +
+         ",\"mux_streams_refused\":" + std::to_string(counts.mux_streams_refused) + mux_faults +
          ",\"unacked\":" + std::to_string(edge_->handoff().unacked()) + "}}";
 }
 

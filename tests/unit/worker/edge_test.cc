@@ -1,6 +1,8 @@
 #include "worker/edge/edge.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "common/net/linger.h"
 #include "common/protocol/mux/frame.h"
@@ -333,6 +335,42 @@ TEST_F(DrainedMux, EndsWhenItsLastStreamHasAndTheClientIsQuiet) {
   ::shutdown(client.get(), SHUT_WR);
   EXPECT_TRUE(run_until(loop, [&] { return edge->idle(); }));
 }
+
+/// In a process of its own: a log is for life, and other tests become processes that have theirs.
+struct FaultyMux : DrainedMux {
+  void misbehave() {
+    const Fd file(::memfd_create("log", MFD_CLOEXEC));
+    log::init({.error = Fd(::dup(file.get()))});
+    const auto lines = [&](std::string_view what) {
+      std::string text(64 << 10, '\0');
+      const ssize_t n = ::pread(file.get(), text.data(), text.size(), 0);
+      text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+      int found = 0;
+      for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++found;
+      return found;
+    };
+    const auto count = [&](MuxFault fault) { return edge->counts().mux_faults[static_cast<std::size_t>(fault)]; };
+    Bytes again(mux::kMaxHead);
+    again.resize(mux::write_new(again, StreamId{1}, Target{Network::tcp, kLoopback, origin.port}, 0));
+    const TimePoint begin = Clock::now();
+    for (std::uint64_t times = 1; times <= 20; ++times) {
+      send_frame(again);  // the session ends the stream that it finds there; then it is a new one
+      send_frame(again);
+      EXPECT_TRUE(run_until(loop, [&] { return count(MuxFault::reopened) >= times; }));
+    }
+    EXPECT_EQ(count(MuxFault::malformed), 0u);
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - begin).count();
+    EXPECT_GE(lines("fault=reopened"), 1);
+    EXPECT_LE(lines("fault=reopened"), 1 + seconds) << "one a second";
+    send_frame(Bytes{0, 1, 0xff});  // metadata of one byte
+    EXPECT_TRUE(run_until(loop, [&] { return count(MuxFault::malformed) == 1; }));
+    EXPECT_EQ(lines("fault=malformed"), 1) << "each reason for itself";
+    EXPECT_TRUE(run_until(loop, [&] { return edge->connections() == 0; }));
+    ::_exit(HasFailure() ? 1 : 0);
+  }
+};
+
+TEST_F(FaultyMux, IsCountedAndToldOf) { EXPECT_EXIT(misbehave(), testing::ExitedWithCode(0), ""); }
 
 TEST_F(DrainedMux, KicksAUserOutOfWhatHeHasOpenHere) {
   std::vector<Fd> served;
