@@ -207,7 +207,7 @@ void Broker::use_limits() {
   blocks_.set_limit(config::most_memory(settings.limits.memory));
   shortage_.set_limits({settings.limits.min_drain, settings.timers.stall});
   intake_->set_tunnel_wait(settings.timers.tunnel_wait);
-  // A flow may be a socket of its own: half of the descriptors are for connections.
+  // A flow may be sockets of its own: half of the descriptors are for connections.
   plant_->flows().set_most(std::min(flow::Flows::kMost, fd_limit() / 2));
 }
 
@@ -402,7 +402,7 @@ std::string Broker::on_query(std::string_view request) {
 
 /// At most: both sides of a relay may be sockets. Parked offers hold theirs too.
 std::size_t Broker::fds_in_use() const {
-  std::size_t out = relays_.size() * 2 + (plant_ ? plant_->flows().size() + plant_->doors().size() : 0) +
+  std::size_t out = relays_.size() * 2 + (plant_ ? plant_->flows().descriptors() + plant_->doors().size() : 0) +
                     loop_.lingering().size() + escrow_.size() + links_.size() + 64;
   if (intake_) out += intake_->pending();
   if (!plant_) return out;

@@ -88,7 +88,7 @@ Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std
   max_connections_ = config::most_connections(config_.settings.limits.max_connections, max_fds_);
   blocks_.set_limit(config::most_memory(config_.settings.limits.memory));
   flows_.set_idle(config_.settings.timers.udp_idle);
-  flows_.set_most(std::min(flow::Flows::kMost, max_fds_ / 4));  // each may be two descriptors
+  flows_.set_most(std::min(flow::Flows::kMost, max_fds_ / 4));  // and its client's connection
 }
 
 Edge::~Edge() = default;
@@ -167,8 +167,8 @@ bool Edge::idle() const { return connections() == 0 && loop_.lingering().size() 
 
 std::uint32_t Edge::spare_fds() const {
   // Counted by what we hold, generously: /proc/self/fd would cost milliseconds.
-  const std::size_t used = kFixedFds + listeners_.size() + handoff_.links() + sessions_.size() +
-                           2 * (relays_.size() + flows_.size()) + muxes_.size() + handoff_.pending() +
+  const std::size_t used = kFixedFds + listeners_.size() + handoff_.links() + sessions_.size() + 2 * relays_.size() +
+                           flows_.size() + flows_.descriptors() + muxes_.size() + handoff_.pending() +
                            loop_.lingering().size();
   return static_cast<std::uint32_t>(max_fds_ - std::min(max_fds_, used));
 }

@@ -24,6 +24,14 @@ void Flow::on_datagram(DatagramEnd& from, ConstSpan datagram, const Target* addr
 
 void Flow::on_end(DatagramEnd&) { end(); }
 
+void Flow::added_socket() {
+  if (finished_) return;
+  home_.touch(*this);  // not the one that leaves
+  home_.make_room(this);
+  ++further_;
+  ++home_.further_;
+}
+
 void Flow::end() {
   if (std::exchange(finished_, true)) return;
   client_->close();
@@ -48,16 +56,21 @@ void Flows::set_idle(Duration idle) {
 }
 
 Flow& Flows::start(std::unique_ptr<DatagramEnd> client, std::unique_ptr<DatagramEnd> origin) {
-  while (size_ >= most_) {
-    ++counters_.displaced;
-    oldest_->end();
-  }
+  make_room(nullptr);
   auto* flow = new Flow(*this, std::move(client), std::move(origin));
   link_newest(*flow);
   ++size_;
   ++counters_.started;
   if (!timer_.armed()) loop_.arm(timer_, idle_);
   return *flow;
+}
+
+/// For one descriptor more.
+void Flows::make_room(const Flow* stays) {
+  while (descriptors() >= most_ && oldest_ != nullptr && oldest_ != stays) {
+    ++counters_.displaced;
+    oldest_->end();
+  }
 }
 
 void Flows::end_all() {
@@ -86,6 +99,7 @@ void Flows::touch(Flow& flow) {
 void Flows::bury(Flow& flow) {
   unlink(flow);
   --size_;
+  further_ -= flow.further_;
   flow.older_ = std::exchange(dead_, &flow);
   loop_.defer(sweep_);  // an end may be in the middle of telling us something
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -70,6 +71,9 @@ class Flow {
   /// `from` is over, and with it the flow.
   void on_end(DatagramEnd& from);
 
+  /// An end of it has opened a second socket: it takes the place of a further flow.
+  void added_socket();
+
   void end();
   bool finished() const { return finished_; }
   /// Of this process's flows, as logs count them.
@@ -84,6 +88,7 @@ class Flow {
   std::unique_ptr<DatagramEnd> origin_;
   TimePoint last_;
   std::uint64_t datagrams_ = 0;
+  std::size_t further_ = 0;  // sockets beyond the first
   bool finished_ = false;
   Flow* newer_ = nullptr;  // by when their last datagram came
   Flow* older_ = nullptr;
@@ -109,7 +114,7 @@ class Flows {
 
   /// A flow without a datagram for so long ends; from now on.
   void set_idle(Duration idle);
-  /// At most so many; those that are too many leave as new ones come.
+  /// At most so many descriptors(); those that are too many leave as new ones come.
   void set_most(std::size_t most) { most_ = most > 0 ? most : 1; }
   Flow& start(std::unique_ptr<DatagramEnd> client, std::unique_ptr<DatagramEnd> origin);
   /// A datagram that no flow would take.
@@ -118,11 +123,14 @@ class Flows {
 
   net::Loop& loop() { return loop_; }
   std::size_t size() const { return size_; }
+  /// At most, where no flow has sockets of its own at both ends: one for each, and what they have added.
+  std::size_t descriptors() const { return size_ + further_; }
   std::size_t most() const { return most_; }
   const Counters& counters() const { return counters_; }
 
  private:
   friend class Flow;
+  void make_room(const Flow* stays);
   void link_newest(Flow& flow);
   void unlink(Flow& flow);
   void touch(Flow& flow);
@@ -137,6 +145,7 @@ class Flows {
   Flow* oldest_ = nullptr;
   Flow* dead_ = nullptr;
   std::size_t size_ = 0;
+  std::size_t further_ = 0;
   Counters counters_;
   net::Timer timer_;
   net::Deferred sweep_;

@@ -108,6 +108,7 @@ net::UdpSocket* OriginEnd::socket(bool v6) {
   if (made->udp == nullptr) return nullptr;
   made->udp->watch(true);
   kept = std::move(made);
+  if (sockets_[v6 ? 0 : 1] && flow_ != nullptr) flow_->added_socket();
   return kept->udp.get();
 }
 

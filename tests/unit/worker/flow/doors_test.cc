@@ -225,6 +225,31 @@ TEST(OriginEnd, ADatagramsOwnAddressIsWhereItGoesUnlessItIsRedirected) {
   EXPECT_EQ(two.got_text, std::vector<std::string>{"addressed"});
 }
 
+TEST(OriginEnd, CountsASocketForEachAddressFamily) {
+  if (!net::UdpSocket::bind({IpAddress{true, {}}, 0})) GTEST_SKIP() << "no IPv6 here";
+  struct Client final : DatagramEnd {
+    bool send(ConstSpan, const Target*) override { return true; }
+    void close() override {}
+    void say(const char* to) {
+      const Target target{Network::udp, *IpAddress::parse(to), 9};
+      flow_->on_datagram(*this, as_bytes("x"), &target);
+    }
+  };
+  net::UvLoop loop;
+  Flows flows(loop);
+  auto client = std::make_unique<Client>();
+  Client& speaker = *client;
+  Flow& flow = flows.start(std::move(client), std::make_unique<OriginEnd>(loop, OriginWay{kLoopback, 9, false, {}}));
+  speaker.say("127.0.0.1");
+  speaker.say("127.0.0.2");
+  EXPECT_EQ(flows.descriptors(), 1u);
+  speaker.say("::1");
+  speaker.say("::2");
+  EXPECT_EQ(flows.descriptors(), 2u);
+  flow.end();
+  EXPECT_EQ(flows.descriptors(), 0u);
+}
+
 TEST(OriginEnd, WaitsForANameAndKeepsTheNewestDatagrams) {
   net::UvLoop loop;
   Peer local;

@@ -36,6 +36,7 @@ class TestEnd final : public DatagramEnd {
     flow_->on_datagram(*this, as_bytes(text), address);
   }
   void finish() { flow_->on_end(*this); }
+  void open_further() { flow_->added_socket(); }
 
  private:
   std::shared_ptr<Told> kept_;  // a flow may outlive the test's own pair
@@ -147,6 +148,27 @@ TEST(Flow, AFullTableLosesTheOneThatWasQuietForLongest) {
   EXPECT_EQ(flows.size(), 1u);
   f.client->say("here");
   EXPECT_EQ(f.origin_told.datagrams.size(), 1u);
+}
+
+TEST(Flow, AFurtherSocketTakesTheRoomOfAFlow) {
+  ManualLoop loop;
+  Flows flows(loop, 3);
+  Pair a(flows), b(flows), c(flows);
+  a.origin->open_further();
+  EXPECT_EQ(flows.descriptors(), 3u);
+  EXPECT_EQ(flows.size(), 2u);
+  EXPECT_EQ(a.origin_told.closed, 0) << "the oldest, but it has just sent";
+  EXPECT_EQ(b.origin_told.closed, 1);
+  Pair d(flows);
+  EXPECT_EQ(c.origin_told.closed, 1);
+  EXPECT_EQ(flows.descriptors(), 3u);
+  Pair e(flows);
+  EXPECT_EQ(a.origin_told.closed, 1);
+  EXPECT_EQ(flows.descriptors(), 2u) << "it leaves with both";
+  flows.set_most(1);
+  e.origin->open_further();
+  EXPECT_EQ(d.origin_told.closed, 1);
+  EXPECT_EQ(e.origin_told.closed, 0) << "nobody ends himself";
 }
 
 TEST(Flow, TheLastOfTheProcessAreClosed) {
