@@ -87,6 +87,7 @@ Edge::Edge(net::UvLoop& loop, config::Config config, routing::Router router, std
       sweep_([](void* self) { static_cast<Edge*>(self)->sweep(); }, this) {
   max_connections_ = config::most_connections(config_.settings.limits.max_connections, max_fds_);
   blocks_.set_limit(config::most_memory(config_.settings.limits.memory));
+  shortage_.set_limits({config_.settings.limits.min_drain, config_.settings.timers.stall});
   flows_.set_idle(config_.settings.timers.udp_idle);
   flows_.set_most(std::min(flow::Flows::kMost, max_fds_ / 4));  // and its client's connection
 }

@@ -24,6 +24,7 @@
 #include "worker/inbound/door.h"
 #include "worker/outbound/outbounds.h"
 #include "worker/relay/roster.h"
+#include "worker/relay/shortage.h"
 
 namespace ebb::edge {
 
@@ -156,6 +157,7 @@ class Edge {
   relay::BlockPool blocks_;
   relay::Roster<Member> roster_;
   relay::Relays relays_;
+  relay::Shortage shortage_{relays_, blocks_};
   flow::Roster<Member> flow_roster_;
   flow::Flows flows_;
   outbound::Outbounds outbounds_;
