@@ -36,6 +36,12 @@ class UdpSocket {
     std::uint64_t received = 0;
     std::uint64_t sent = 0;
     std::uint64_t dropped = 0;  // not taken by the kernel
+    Counters& operator+=(const Counters& more) {
+      received += more.received;
+      sent += more.sent;
+      dropped += more.dropped;
+      return *this;
+    }
   };
 
   /// A non-blocking socket bound to `address` (port 0: any). Errors: os.

@@ -9,6 +9,7 @@ namespace ebb::reverse {
 
 void BridgeTunnel::open_control(StreamId stream, const std::string& name, ConstSpan trailing) {
   if (control_ids_.size() >= kMaxControlStreams) {
+    ++bad_control_;
     session_.queue_end(stream, true);
     session_.close(stream);
     return;

@@ -43,6 +43,7 @@ class BridgeTunnel final : public Engine {
   bool has_output() const override { return session_.has_output() || (hello_stream_ && flow_.owes()); }
   bool dead() const override { return state_ == State::dead; }
   TunnelEnd end() const override { return end_; }
+  Violations violations() const override { return Violations::of(session_.counters(), credit_overruns_, bad_control_); }
   void set_user(StreamId stream, void* user) override { session_.set_user(stream, user); }
   void* user(StreamId stream) const override { return session_.user(stream); }
   void close(StreamId stream, TimePoint now) override;
@@ -80,7 +81,6 @@ class BridgeTunnel final : public Engine {
   const mux::Session& session() const { return session_; }
   Duration rtt() const { return liveness_.rtt(); }
   std::uint64_t refused_own_domain() const { return refused_own_domain_; }
-  std::uint64_t bad_control() const { return bad_control_; }
 
   /// Planned restart: tells our own portal to choose another tunnel. False towards a stock portal, which cannot be told
   /// (and is not written to), and before we know whose portal it is: ours is told as soon as it has said so.
@@ -91,8 +91,6 @@ class BridgeTunnel final : public Engine {
   bool announce_weight(std::uint32_t weight);
   /// We want to leave it, whether or not the portal could be told.
   bool leaving() const { return leaving_; }
-  /// Streams whose peer sent beyond its credit: each was ended.
-  std::uint64_t credit_overruns() const override { return credit_overruns_; }
   const FlowControl& flow() const { return flow_; }
 
  private:

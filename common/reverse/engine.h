@@ -13,6 +13,22 @@
 
 namespace ebb::reverse {
 
+/// What the peer of a tunnel did that none may do. The tunnel lives on: a stream or a message was the price.
+struct Violations {
+  std::uint64_t credit_overruns = 0;  // streams that were ended because more came than was given
+  std::uint64_t bad_control = 0;      // control messages that cannot be read, control streams beyond the bound
+  std::uint64_t reopened = 0;         // New on a live id
+  std::uint64_t surplus = 0;          // New beyond the bound on live streams
+  std::uint64_t ignored_new = 0;      // New from the end that opens none
+  std::uint64_t after_fin = 0;        // data behind its own FIN
+  std::uint64_t total() const { return credit_overruns + bad_control + reopened + surplus + ignored_new + after_fin; }
+
+  static Violations of(const mux::SessionCounters& counted, std::uint64_t credit_overruns = 0,
+                       std::uint64_t bad_control = 0) {
+    return {credit_overruns, bad_control, counted.reopened, counted.surplus, counted.ignored_new, counted.after_fin};
+  }
+};
+
 inline constexpr std::size_t kMaxAbortFrame = mux::kKeepHead + Abort::kMaxBytes;
 
 class Engine {
@@ -37,6 +53,8 @@ class Engine {
   /// Nothing is carried any more: close the transport, abort_streams(). Then end() says why.
   virtual bool dead() const = 0;
   virtual TunnelEnd end() const = 0;
+  /// Since it began.
+  virtual Violations violations() const = 0;
 
   // ---- streams
   virtual void set_user(StreamId stream, void* user) = 0;
@@ -69,8 +87,6 @@ class Engine {
   virtual std::uint64_t credit(StreamId) const { return kNoCredit; }
   /// The peer sends on it what it was given, and no more. on_credit() tells of a change.
   virtual bool holds_peer_to_credit(StreamId) const { return false; }
-  /// Streams that were ended because the peer sent more than it was given.
-  virtual std::uint64_t credit_overruns() const { return 0; }
   /// So many were sent.
   virtual void spent(StreamId, std::uint64_t) {}
   /// The local consumer took so many of what arrived. Look at has_output() afterwards.

@@ -28,6 +28,7 @@ class ForwardMux final : public Engine {
   bool has_output() const override { return session_.has_output(); }
   bool dead() const override { return over_; }
   TunnelEnd end() const override { return TunnelEnd::idle; }
+  Violations violations() const override { return Violations::of(session_.counters()); }
   void set_user(StreamId stream, void* user) override { session_.set_user(stream, user); }
   void* user(StreamId stream) const override { return session_.user(stream); }
   void close(StreamId stream, TimePoint now) override;

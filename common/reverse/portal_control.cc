@@ -80,7 +80,11 @@ void PortalTunnel::on_control_data(StreamId stream, ConstSpan payload, TimePoint
   const bool marked = probe_ != Probe::none && settings_.offer_hello;
   if (!marked && !peer_hello_) return;  // a stock bridge has nothing to say here; a redirect target may
   const auto message = decode_control(payload);
-  if (!message) return;
+  if (!message) {
+    // Before a hello it may be anybody's: a bridge that does not know the name sends what its redirect target says.
+    if (peer_hello_) ++bad_control_;
+    return;
+  }
   if (message->hello) on_hello(*message->hello, stream, now, events);
   if (!peer_hello_) return;
   if (const auto pong = take_extension(*message, now, flow_, liveness_, session_, events)) {

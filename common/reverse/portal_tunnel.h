@@ -48,6 +48,7 @@ class PortalTunnel final : public Engine {
   bool has_output() const override { return session_.has_output() || (control_ && flow_.owes()); }
   bool dead() const override { return state_ == State::dead; }
   TunnelEnd end() const override { return end_; }
+  Violations violations() const override { return Violations::of(session_.counters(), credit_overruns_, bad_control_); }
   void set_user(StreamId stream, void* user) override { session_.set_user(stream, user); }
   void* user(StreamId stream) const override { return session_.user(stream); }
   void close(StreamId stream, TimePoint) override { close(stream); }
@@ -76,15 +77,13 @@ class PortalTunnel final : public Engine {
 
   State state() const { return state_; }
   std::optional<Dialect> dialect() const { return dialect_; }  // nullopt while probing and with our own bridge
-  bool dialect_unsure() const { return unsure_; }              // nobody answered: assumed
-  /// What to remember for the next tunnel of this user and domain.
+  /// What to remember for the next tunnel of this user and domain: nothing where it was only assumed.
   std::optional<Dialect> dialect_to_remember() const { return unsure_ ? std::nullopt : dialect_; }
   const std::optional<Hello>& peer_hello() const { return peer_hello_; }  // set: our own bridge
   /// Load: streams that may carry something in both directions.
   std::size_t user_streams() const;
   /// Those, and the ones that wait for the rest of an answer.
   std::size_t open_streams() const { return user_streams() + session_.held_streams(); }
-  std::size_t streams_opened() const { return opened_; }
   const mux::Session& session() const { return session_; }
   Duration rtt() const { return liveness_.rtt(); }
 
@@ -118,8 +117,6 @@ class PortalTunnel final : public Engine {
   void drain(TimePoint now);
   /// Takes drain() back, as far as nothing else makes this tunnel leave: its age, or the bridge.
   void resume(TimePoint now);
-  /// Streams whose peer sent beyond its credit: each was ended.
-  std::uint64_t credit_overruns() const override { return credit_overruns_; }
   const FlowControl& flow() const { return flow_; }
 
  private:
@@ -160,6 +157,7 @@ class PortalTunnel final : public Engine {
   Liveness liveness_;
   FlowControl flow_;
   std::uint64_t credit_overruns_ = 0;
+  std::uint64_t bad_control_ = 0;
   State state_ = State::probing;
   TunnelEnd end_ = TunnelEnd::none;
 

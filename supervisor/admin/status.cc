@@ -23,7 +23,7 @@ std::string_view role_name(const Child& child) {
 struct Figures {
   bool answered = false;
   std::int64_t connections = 0;
-  std::string counts;                         // an object as JSON, or nothing
+  std::string counts, flows, udp_sockets;     // an object as JSON, or nothing
   std::vector<std::string> portals, bridges;  // the same
 };
 
@@ -31,6 +31,11 @@ void take_list(const object& from, const char* key, std::vector<std::string>& in
   array list;
   if (from[key].get_array().get(list) != simdjson::SUCCESS) return;
   for (const element one : list) into.push_back(simdjson::minify(one));
+}
+
+std::string object_in(const object& from, const char* key) {
+  object found;
+  return from[key].get_object().get(found) == simdjson::SUCCESS ? simdjson::minify(found) : std::string();
 }
 
 Figures figures_of(const ChildAnswer& answer) {
@@ -42,8 +47,9 @@ Figures figures_of(const ChildAnswer& answer) {
   figures.answered = true;
   std::int64_t connections = 0;
   if (said["connections"].get_int64().get(connections) == simdjson::SUCCESS) figures.connections = connections;
-  object counts;
-  if (said["counts"].get_object().get(counts) == simdjson::SUCCESS) figures.counts = simdjson::minify(counts);
+  figures.counts = object_in(said, "counts");
+  figures.flows = object_in(said, "flows");
+  figures.udp_sockets = object_in(said, "udp_sockets");
   take_list(said, "portals", figures.portals);
   take_list(said, "bridges", figures.bridges);
   return figures;
@@ -81,6 +87,8 @@ std::string status_json(const StatusInput& input) {
     out.key("gen").number(static_cast<std::int64_t>(child.gen)).key("state").text(name_of(child.state));
     out.key("connections").number(figures.connections).key("answered").boolean(figures.answered);
     if (!figures.counts.empty()) out.key("counts").raw(figures.counts);
+    if (!figures.flows.empty()) out.key("flows").raw(figures.flows);
+    if (!figures.udp_sockets.empty()) out.key("udp_sockets").raw(figures.udp_sockets);
     out.end();
     if (child.role != ipc::Role::broker) continue;
     all.answered = all.answered || figures.answered;
@@ -187,8 +195,7 @@ std::string pool_text(const object& portal) {
   for (const element each : bridges) {
     object bridge;
     if (each.get_object().get(bridge) != simdjson::SUCCESS) continue;
-    std::string name = text_of(bridge, "label");
-    if (name.empty() || name == "-") name = text_of(bridge, "user");
+    const std::string name = text_of(bridge, "user");
     std::string health = text_of(bridge, "health");
     if (health == "failing") {
       failing = true;
@@ -203,6 +210,23 @@ std::string pool_text(const object& portal) {
   return bridges.size() > 1 || failing ? table.text() + "\n" : "";
 }
 
+/// What processes say of their flows, of those that had any.
+std::string flows_text(const array& processes) {
+  Table table({"NAME", "LIVE", "STARTED", "DATAGRAMS", "DROPPED", "DISPLACED", "IDLE"});
+  for (const element one : processes) {
+    object process, flows, sockets;
+    if (one.get_object().get(process) != simdjson::SUCCESS) continue;
+    if (process["flows"].get_object().get(flows) != simdjson::SUCCESS) continue;
+    double dropped = number_of(flows, "dropped");
+    if (process["udp_sockets"].get_object().get(sockets) == simdjson::SUCCESS) dropped += number_of(sockets, "dropped");
+    if (number_of(flows, "started") == 0 && dropped == 0) continue;
+    table.row({text_of(process, "name"), text_of(flows, "live"), text_of(flows, "started"), text_of(flows, "datagrams"),
+               std::to_string(static_cast<std::int64_t>(dropped)), text_of(flows, "displaced"),
+               text_of(flows, "idle")});
+  }
+  return table.empty() ? "" : "\nflows of datagrams\n" + table.text();
+}
+
 void show_reverse(std::string& out, const object& result, const char* key, const char* word, const char* none) {
   array list;
   if (result[key].get_array().get(list) != simdjson::SUCCESS) return;
@@ -213,7 +237,7 @@ void show_reverse(std::string& out, const object& result, const char* key, const
            "  dialect " + text_of(entry, "dialect");
     if (const std::string policy = text_of(entry, "policy"); policy != "-") out += "  policy " + policy;
     out += "\n" + pool_text(entry);
-    Table table({"ID", "PEER", "STATE", "AGE", "STREAMS", "IN", "OUT", "CONGESTED"});
+    Table table({"ID", "PEER", "STATE", "AGE", "STREAMS", "IN", "OUT", "CONGESTED", "VIOLATIONS"});
     array tunnels;
     if (entry["tunnels"].get_array().get(tunnels) == simdjson::SUCCESS) {
       for (const element each : tunnels) {
@@ -221,7 +245,8 @@ void show_reverse(std::string& out, const object& result, const char* key, const
         if (each.get_object().get(tunnel) != simdjson::SUCCESS) continue;
         table.row({text_of(tunnel, "id"), text_of(tunnel, "peer"), text_of(tunnel, "state"),
                    duration(number_of(tunnel, "age_s")), text_of(tunnel, "streams"),
-                   size(number_of(tunnel, "bytes_in")), size(number_of(tunnel, "bytes_out")), congestion(tunnel)});
+                   size(number_of(tunnel, "bytes_in")), size(number_of(tunnel, "bytes_out")), congestion(tunnel),
+                   text_of(tunnel, "violations")});
       }
     }
     bool answered = true;
@@ -265,6 +290,7 @@ Result<std::string> status_text(std::string_view result_json) {
     if (!last.empty() && last != "ok" && last != "-") out += "last reload failed: " + last + "\n";
   }
   out += "\nprocesses\n";
+  std::string flows;
   Table processes({"NAME", "PID", "STATE", "CONNECTIONS"});
   array list;
   if (result["processes"].get_array().get(list) == simdjson::SUCCESS) {
@@ -276,8 +302,9 @@ Result<std::string> status_text(std::string_view result_json) {
       processes.row({text_of(process, "name"), text_of(process, "pid"),
                      text_of(process, "state") + (answered ? "" : " (no answer)"), text_of(process, "connections")});
     }
+    flows = flows_text(list);
   }
-  out += processes.text();
+  out += processes.text() + flows;
   Table listeners({"ADDRESS", "INBOUND"});
   if (result["listeners"].get_array().get(list) == simdjson::SUCCESS) {
     for (const element one : list) {

@@ -397,7 +397,7 @@ std::string Broker::on_query(std::string_view request) {
       return ipc::query_counts(query->tunnel ? plant_->drain(TunnelId{*query->tunnel}) : plant_->drain(query->user), 0);
     case ipc::Query::Kind::status: break;
   }
-  return status_json(plant_->portals(), plant_->bridges(), relays_.size(), intake_->counts(), loop_.now());
+  return status_json(*plant_, relays_.size(), intake_->counts(), loop_.now());
 }
 
 /// At most: both sides of a relay may be sockets. Parked offers hold theirs too.

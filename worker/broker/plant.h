@@ -50,6 +50,7 @@ class Plant {
   flow::Flows& flows() { return flows_; }
   const flow::Flows& flows() const { return flows_; }
   flow::Doors& doors() { return doors_; }
+  const flow::Doors& doors() const { return doors_; }
   /// Flows of users who said who they are.
   flow::Roster<Person>& flow_visitors() { return flow_visitors_; }
   /// A pool has changed: an address may be worth reading now.

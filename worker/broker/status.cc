@@ -29,25 +29,46 @@ std::string_view name_of(const reverse::BridgeTunnel& tunnel) {
   return "dead";
 }
 
-/// What the peer of a tunnel sent that it should not have.
-void write_faults(JsonWriter& out, const mux::SessionCounters& counted) {
-  const auto number = [&](std::string_view key, std::uint64_t value) {
-    out.key(key).number(static_cast<std::int64_t>(value));
-  };
-  number("frames", counted.frames);
-  number("unknown_data", counted.unknown_data);
-  number("reopened", counted.reopened);
-  number("surplus", counted.surplus);
-  number("ignored_new", counted.ignored_new);
-  number("after_fin", counted.after_fin);
+void write_number(JsonWriter& out, std::string_view key, std::uint64_t value) {
+  out.key(key).number(static_cast<std::int64_t>(value));
+}
+
+/// What the peer of a tunnel sent that it should not have. Data for an unknown id is none of his faults: he may not
+/// know yet that the stream is over.
+void write_faults(JsonWriter& out, const mux::SessionCounters& counted, const reverse::Violations& faults) {
+  write_number(out, "frames", counted.frames);
+  write_number(out, "unknown_data", counted.unknown_data);
+  write_number(out, "reopened", faults.reopened);
+  write_number(out, "surplus", faults.surplus);
+  write_number(out, "ignored_new", faults.ignored_new);
+  write_number(out, "after_fin", faults.after_fin);
+  write_number(out, "credit_overruns", faults.credit_overruns);
+  write_number(out, "bad_control", faults.bad_control);
 }
 void write_counts(JsonWriter& out, const reverse::PortalTunnel& tunnel) {
-  write_faults(out, tunnel.session().counters());
+  write_faults(out, tunnel.session().counters(), tunnel.violations());
 }
 void write_counts(JsonWriter& out, const reverse::BridgeTunnel& tunnel) {
-  write_faults(out, tunnel.session().counters());
-  out.key("refused_own_domain").number(static_cast<std::int64_t>(tunnel.refused_own_domain()));
-  out.key("bad_control").number(static_cast<std::int64_t>(tunnel.bad_control()));
+  write_faults(out, tunnel.session().counters(), tunnel.violations());
+  write_number(out, "refused_own_domain", tunnel.refused_own_domain());
+}
+
+void write_flows(JsonWriter& out, const flow::Flows& flows, const net::UdpSocket::Counters& sockets) {
+  const auto& counted = flows.counters();
+  out.key("flows").object();
+  write_number(out, "live", flows.size());
+  write_number(out, "started", counted.started);
+  write_number(out, "datagrams", counted.datagrams);
+  write_number(out, "dropped", counted.dropped);
+  write_number(out, "displaced", counted.displaced);
+  write_number(out, "idle", counted.idle);
+  out.end();
+  // Of the addresses that are served: what their kernels brought and took.
+  out.key("udp_sockets").object();
+  write_number(out, "received", sockets.received);
+  write_number(out, "sent", sockets.sent);
+  write_number(out, "dropped", sockets.dropped);
+  out.end();
 }
 
 template <class Link>
@@ -65,6 +86,7 @@ void write_tunnel(JsonWriter& out, const Link& link, std::string_view state, std
   // Slow consumers without credit: what they hold, and whether new streams go elsewhere because of it.
   out.key("held").number(static_cast<std::int64_t>(link.tunnel().held()));
   out.key("congested").boolean(link.tunnel().congested());
+  write_number(out, "violations", link.plan().violations().total());
   out.key("state").text(state);
   out.key("dialect").text(dialect);
   out.key("counts").object();
@@ -134,9 +156,7 @@ void write_bridges(JsonWriter& out, const Portal& portal, TimePoint now) {
   out.key("bridges").array();
   for (const auto& row : rows) {
     const auto known = portal.pool().health().summary(row.link->bridge());
-    const auto& hello = row.link->plan().peer_hello();
     out.object().key("user").text(row.link->account().email).key("address").text(row.link->address());
-    out.key("label").text(hello ? hello->label : std::string());
     out.key("weight").number(row.weight);
     out.key("tunnels").number(static_cast<std::int64_t>(row.tunnels));
     out.key("streams").number(static_cast<std::int64_t>(row.streams));
@@ -156,8 +176,8 @@ void write_bridges(JsonWriter& out, const Portal& portal, TimePoint now) {
 
 }  // namespace
 
-std::string status_json(const std::vector<const Portal*>& portals, const std::vector<const bridge::Bridge*>& bridges,
-                        std::size_t connections, const ipc::OfferIntake::Counts& offers, TimePoint now) {
+std::string status_json(const Plant& plant, std::size_t connections, const ipc::OfferIntake::Counts& offers,
+                        TimePoint now) {
   JsonWriter out;
   out.object().key("connections").number(static_cast<std::int64_t>(connections));
   out.key("counts").object().key("taken").number(static_cast<std::int64_t>(offers.taken));
@@ -168,8 +188,9 @@ std::string status_json(const std::vector<const Portal*>& portals, const std::ve
     out.key(name).number(static_cast<std::int64_t>(offers.refused[reason]));
   }
   out.end();
+  write_flows(out, plant.flows(), plant.doors().counters());
   out.key("portals").array();
-  for (const auto& portal : portals) {
+  for (const auto& portal : plant.portals()) {
     const auto& links = portal->links();
     out.object().key("tag").text(portal->settings().tag).key("domain").text(portal->settings().domain);
     out.key("dialect").text(links.empty() ? "unknown" : dialect_of(*links.back()));
@@ -180,7 +201,7 @@ std::string status_json(const std::vector<const Portal*>& portals, const std::ve
     out.end().end();
   }
   out.end().key("bridges").array();
-  for (const auto& bridge : bridges) {
+  for (const auto& bridge : plant.bridges()) {
     const auto& links = bridge->links();
     out.object().key("tag").text(bridge->settings().tag).key("domain").text(bridge->settings().domain);
     out.key("dialect").text(links.empty() ? "unknown" : dialect_of(*links.back()));

@@ -102,6 +102,7 @@ void Doors::remove(std::uint32_t slot) {
   const auto at = doors_.find(slot);
   if (at == doors_.end()) return;
   end_flows(*at->second);
+  gone_ += at->second->socket->counters();
   doors_.erase(at);
 }
 
@@ -116,9 +117,10 @@ void Doors::serve() {
   }
 }
 
-void Doors::pause() {
-  serving_ = false;
-  for (auto& [slot, door] : doors_) door->socket->watch(false);
+net::UdpSocket::Counters Doors::counters() const {
+  auto all = gone_;
+  for (const auto& [slot, door] : doors_) all += door->socket->counters();
+  return all;
 }
 
 void Doors::end_flows(const Door& door) {

@@ -42,10 +42,10 @@ class Doors {
   void remove(std::uint32_t slot);
   /// Reads those that are somebody's inbound, and goes on with the flows whose inbound has the same target as before.
   void serve();
-  /// Reads nothing; flows go on answering.
-  void pause();
 
   std::size_t size() const { return doors_.size(); }
+  /// Of all its sockets, those that are gone too.
+  net::UdpSocket::Counters counters() const;
 
  private:
   class Client;
@@ -70,6 +70,7 @@ class Doors {
   Owner owner_;
   std::map<std::uint32_t, std::unique_ptr<Door>> doors_;
   std::unordered_map<Key, Client*, Hash> clients_;
+  net::UdpSocket::Counters gone_;  // of removed doors
   bool serving_ = false;
 };
 

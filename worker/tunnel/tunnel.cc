@@ -178,17 +178,9 @@ void Tunnel::end_those_due() {
 void Tunnel::on_plain(MutSpan bytes) {
   if (dead_) return;
   const auto fed = engine_->feed(bytes, loop_.now(), *this);
-  if (engine_->credit_overruns() != overruns_told_) tell_overruns();
+  violations_.look(engine_->violations(), id_, peer_, loop_.now());
   moved();
   if (!fed) die(explain(fed.error()).in("mux frame"));
-}
-
-void Tunnel::tell_overruns() {
-  const auto others = overruns_.say(loop_.now());
-  if (!others) return;
-  overruns_told_ = engine_->credit_overruns();
-  log_event(log::Level::warning, "tunnel", "the other end sent more than it was given: streams were reset",
-            kv("tunnel", id_.value), kv("peer", peer_), kv("streams", overruns_told_));
 }
 
 void Tunnel::on_batch_end() {

@@ -8,13 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "common/base/sparingly.h"
 #include "common/reverse/engine.h"
 #include "worker/relay/wire.h"
 #include "worker/tunnel/laggards.h"
 #include "worker/tunnel/mux_side.h"
 #include "worker/tunnel/pipe.h"
 #include "worker/tunnel/scheduler.h"
+#include "worker/tunnel/violations.h"
 
 namespace ebb::tunnel {
 
@@ -147,7 +147,6 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void end_those_due();
   void unlist(MuxSide& side);
 
-  void tell_overruns();
   void look_at_memory();
   void follow_laggards();
   void laggards_due();
@@ -199,8 +198,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   bool has_path_ = true;         // the wire can tell about it
   bool serving_ = false;
   Error why_over_{};
-  std::uint64_t overruns_told_ = 0;
-  Sparingly overruns_;
+  ViolationLog violations_;
   std::uint64_t left_at_ = 0;  // leaving: the wire's written() when the timer was set
   bool pressed_ = false;       // as the engine was told
   bool reading_ = true;

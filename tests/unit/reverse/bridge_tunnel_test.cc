@@ -47,13 +47,20 @@ TEST(BridgeTunnel, ObeysAllFourNamesAndExposesNone) {
           "0004000102010003ffffff"
           "000400010300"
           "000400010300");
-      EXPECT_EQ(bridge.tunnel.bad_control(), 1U);
+      EXPECT_EQ(bridge.tunnel.violations().bad_control, 1U);
       EXPECT_EQ(bridge.tunnel.state(), State::draining) << "the last state stays";
       EXPECT_EQ(bridge.events.lines, (Lines{"stray 1"}));
       EXPECT_EQ(bridge.output(), Lines()) << "never a byte on the control stream";
       EXPECT_EQ(bridge.tunnel.sessions(), 0U);
     }
   }
+}
+
+TEST(BridgeTunnel, CountsControlStreamsBeyondTheBound) {
+  Bridge bridge(settings());
+  for (std::uint16_t id = 1; id <= 20; ++id) bridge.feed(open_frame(id, control("reverse")));
+  EXPECT_EQ(bridge.tunnel.sessions(), 16U);
+  EXPECT_EQ(bridge.tunnel.violations().bad_control, 4U);
 }
 
 TEST(BridgeTunnel, ReadsControlMessagesHoweverTheyAreCut) {
@@ -101,7 +108,7 @@ TEST(BridgeTunnel, AnswersTheHelloOnceAndOnlyToTheMarker) {
 
 TEST(BridgeTunnel, TakesNoHelloFromAPortalThatShowedNoMarker) {
   Control hello;
-  hello.hello = Hello{.max_data = 65535, .label = "stranger"};
+  hello.hello = Hello{.max_data = 65535};
   Bridge bridge(settings());
   bridge.feed(open_frame(1, control("reverse"), encode_control(hello)));
   EXPECT_FALSE(bridge.tunnel.peer_hello());

@@ -22,10 +22,10 @@ struct Pair {
   std::size_t from_portal = 0, from_bridge = 0;  // frames' bytes so far
 
   static PortalTunnelSettings portal_settings() {
-    return {.domain = "private.example", .hello = {.node_id = {1}, .label = "portal"}, .seed = 3};
+    return {.domain = "private.example", .hello = {.node_id = {1}}, .seed = 3};
   }
   static BridgeTunnelSettings bridge_settings() {
-    return {.domain = "private.example", .hello = {.max_data = 20000, .node_id = {2}, .label = "bridge"}, .seed = 4};
+    return {.domain = "private.example", .hello = {.max_data = 20000, .node_id = {2}}, .seed = 4};
   }
   explicit Pair(Duration delay, PortalTunnelSettings p = portal_settings(), BridgeTunnelSettings b = bridge_settings())
       : portal(std::move(p)), bridge(std::move(b)), one_way(delay) {}
@@ -66,8 +66,8 @@ TEST(OursToOurs, AgreeInOneRoundTrip) {
   pair.pass(milliseconds(80));  // New + hello, hello back, hello of the portal
   ASSERT_TRUE(pair.portal.tunnel.peer_hello());
   ASSERT_TRUE(pair.bridge.tunnel.peer_hello());
-  EXPECT_EQ(pair.portal.tunnel.peer_hello()->label, "bridge");
-  EXPECT_EQ(pair.bridge.tunnel.peer_hello()->label, "portal");
+  EXPECT_EQ(pair.portal.tunnel.peer_hello()->node_id[0], 2);
+  EXPECT_EQ(pair.bridge.tunnel.peer_hello()->node_id[0], 1);
   EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::active);
   EXPECT_EQ(pair.portal.tunnel.dialect(), std::nullopt);
   EXPECT_EQ(pair.portal.tunnel.send_limits().max_data, 20000U);
@@ -273,11 +273,28 @@ TEST(OursToOurs, HoldThePeerToTheCreditOfSuchAStreamOnceHeKnows) {
   EarlyStream pair;
   for (int i = 0; i < 6; ++i) pair.send_to_bridge(pair.data(50000));  // from before the hello: nobody forbade it
   pair.pass(milliseconds(200));
-  EXPECT_EQ(pair.bridge.tunnel.credit_overruns(), 0U);
+  EXPECT_EQ(pair.bridge.tunnel.violations().credit_overruns, 0U);
   pair.send_to_bridge(pair.data(1));
   pair.pass(milliseconds(50));
-  EXPECT_EQ(pair.bridge.tunnel.credit_overruns(), 1U);
+  EXPECT_EQ(pair.bridge.tunnel.violations().credit_overruns, 1U);
   EXPECT_EQ(pair.bridge.events.lines.back(), "end! 3");
+}
+
+TEST(OursToOurs, CountControlMessagesThatCannotBeRead) {
+  Pair pair(milliseconds(10));
+  pair.pass(seconds(1));
+  ASSERT_TRUE(pair.portal.tunnel.peer_hello());
+  EXPECT_EQ(pair.portal.tunnel.violations().total(), 0U);
+  EXPECT_EQ(pair.bridge.tunnel.violations().total(), 0U);
+  const std::string noise =
+      "000400010201"
+      "0003ffffff";  // on id 1, the control stream
+  pair.portal.feed(noise);
+  pair.bridge.feed(noise);
+  EXPECT_EQ(pair.portal.tunnel.violations().bad_control, 1U);
+  EXPECT_EQ(pair.bridge.tunnel.violations().bad_control, 1U);
+  EXPECT_EQ(pair.portal.tunnel.state(), PortalTunnel::State::active);
+  EXPECT_EQ(pair.bridge.tunnel.state(), BridgeTunnel::State::active);
 }
 
 TEST(OursToOurs, WatchASlowConsumerUntilWhatCameWithoutCreditIsPaidFor) {

@@ -57,7 +57,7 @@ TEST(PortalTunnel, FindsTheDialectInEveryRecordedRun) {
     EXPECT_EQ(portal.tunnel.dialect(), found == "v4" ? Dialect::v2ray : found == "v5" ? Dialect::v2fly : Dialect::xray);
     const auto took = std::chrono::duration<double>(portal.now - kStart).count();
     EXPECT_NEAR(took, run["seconds"].real(), 0.06);
-    EXPECT_FALSE(portal.tunnel.dialect_unsure());
+    EXPECT_EQ(portal.tunnel.dialect_to_remember(), portal.tunnel.dialect());
     EXPECT_EQ(portal.tunnel.state(), State::active);
     EXPECT_EQ(portal.tunnel.user_streams(), 0U);
   }
@@ -70,8 +70,15 @@ TEST(PortalTunnel, AssumesV2rayWhenNobodyAnswers) {
   portal.output();
   portal.pass(milliseconds(10));
   EXPECT_EQ(portal.tunnel.dialect(), Dialect::v2ray);
-  EXPECT_TRUE(portal.tunnel.dialect_unsure());
   EXPECT_FALSE(portal.tunnel.dialect_to_remember());
+}
+
+TEST(PortalTunnel, DoesNotCountWhatAnybodyMaySayBeforeAHello) {
+  Portal portal(settings());
+  portal.feed(
+      "000400010201"
+      "0003ffffff");  // a redirect target of a bridge that does not know the name
+  EXPECT_EQ(portal.tunnel.violations().total(), 0U);
 }
 
 TEST(PortalTunnel, ProbesTheRememberedNameFirstButStillVerifies) {

@@ -59,7 +59,7 @@ StatusInput sample(const config::Config& config, const std::vector<Listener>& li
   worker.pid = 102;
   worker.connections = 5;
   input.children = {{broker, R"({"connections":3,"portals":[{"tag":"p","domain":"d.test","dialect":"v2ray","tunnels":[
-      {"id":2000007,"peer":"1.2.3.4:5","age_s":3723.5,"streams":2,"bytes_in":1536,"bytes_out":7,"state":"active"}]}],"bridges":[]})"},
+      {"id":2000007,"peer":"1.2.3.4:5","age_s":3723.5,"streams":2,"bytes_in":1536,"bytes_out":7,"violations":3,"state":"active"}]}],"bridges":[]})"},
                     {worker, std::nullopt}};
   return input;
 }
@@ -75,7 +75,7 @@ TEST(Status, JoinsWhatChildrenSay) {
       R"("connections":3,"answered":true},{"role":"worker","name":"worker g1/0","pid":102,"gen":1,"state":"active",)"
       R"("connections":5,"answered":false}],"listeners":[{"address":"0.0.0.0:80","tag":"web","inbound":0}],)"
       R"("portals":[{"tag":"p","domain":"d.test","dialect":"v2ray","tunnels":[{"id":2000007,"peer":"1.2.3.4:5","age_s":3723.5,)"
-      R"("streams":2,"bytes_in":1536,"bytes_out":7,"state":"active"}]}],"bridges":[]})");
+      R"("streams":2,"bytes_in":1536,"bytes_out":7,"violations":3,"state":"active"}]}],"bridges":[]})");
 }
 
 TEST(Status, PassesOnWhatWasCounted) {
@@ -88,6 +88,25 @@ TEST(Status, PassesOnWhatWasCounted) {
   const std::string json = status_json(input);
   EXPECT_TRUE(json.contains(R"("answered":true,"counts":{"taken":4,"refused_overload":1}},{"role":"worker")")) << json;
   EXPECT_TRUE(json.contains(R"("answered":true}],"replays":{"fresh":7,"refused":8,"full":9},"listeners")")) << json;
+}
+
+TEST(Status, ShowsTheFlowsOfThoseWhoHadAny) {
+  config::Config config;
+  const std::vector<Listener> listeners;
+  auto input = sample(config, listeners);
+  input.children[0].json =
+      R"({"connections":3,"flows":{"live":2,"started":9,"datagrams":70,"dropped":4,"displaced":5,"idle":1},)"
+      R"("udp_sockets":{"received":40,"sent":30,"dropped":3},"portals":[],"bridges":[]})";
+  input.children[1].json =
+      R"({"connections":3,"flows":{"live":0,"started":0,"datagrams":0,"dropped":0,"displaced":0,"idle":0}})";
+  const std::string json = status_json(input);
+  EXPECT_TRUE(json.contains(R"("answered":true,"flows":{"live":2,)")) << json;
+  EXPECT_TRUE(json.contains(R"("udp_sockets":{"received":40,)")) << json;
+  EXPECT_TRUE(status_text(json)->contains(R"(
+flows of datagrams
+  NAME       LIVE  STARTED  DATAGRAMS  DROPPED  DISPLACED  IDLE
+  broker b2  2     9        70         7        5          1
+)")) << *status_text(json);
 }
 
 TEST(Status, ListsPortalsAsConfiguredWhenTheBrokerIsSilent) {
@@ -124,8 +143,8 @@ listeners
   0.0.0.0:81  #1
 
 portal "p"  domain d.test  dialect v2ray
-  ID       PEER       STATE   AGE   STREAMS  IN       OUT  CONGESTED
-  2000007  1.2.3.4:5  active  1h2m  2        1.5 KiB  7 B  no
+  ID       PEER       STATE   AGE   STREAMS  IN       OUT  CONGESTED  VIOLATIONS
+  2000007  1.2.3.4:5  active  1h2m  2        1.5 KiB  7 B  no         3
 )");
 }
 
@@ -135,15 +154,15 @@ TEST(Status, ShowsTheBridgesOfAPoolAndWhatIsWrongWithThem) {
         {"tag":"p","domain":"d","dialect":"v2ray","policy":"order","tunnels":[],"bridges":[)" +
                         bridges + "]}]}");
   };
-  const std::string one = R"({"user":"home@x","address":"192.0.2.1","label":"","weight":1,"tunnels":2,"streams":3,)"
+  const std::string one = R"({"user":"home@x","address":"192.0.2.1","weight":1,"tunnels":2,"streams":3,)"
                           R"("visitors":30,"share_percent":75,"health":"good","failing_targets":0})";
   const std::string other =
-      R"({"user":"","address":"192.0.2.2","label":"nas","weight":2,"tunnels":1,"streams":0,)"
+      R"({"user":"","address":"192.0.2.2","weight":2,"tunnels":1,"streams":0,)"
       R"("visitors":10,"share_percent":25,"health":"failing","failing_targets":1,"next_trial_s":9})";
   EXPECT_NE(text(one + "," + other).find(R"(portal "p"  domain d  dialect v2ray  policy order
   BRIDGE  ADDRESS    WEIGHT  TUNNELS  STREAMS  VISITORS  SHARE  HEALTH
   home@x  192.0.2.1  1       2        3        30        75%    good
-  nas     192.0.2.2  2       1        0        10        25%    failing for 1 target, next trial in 9s
+  -       192.0.2.2  2       1        0        10        25%    failing for 1 target, next trial in 9s
 )"),
             std::string::npos)
       << text(one + "," + other);

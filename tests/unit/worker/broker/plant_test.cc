@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "tests/support/memory_stream.h"
 #include "tests/support/turns.h"
+#include "worker/broker/status.h"
 
 namespace ebb::broker {
 namespace {
@@ -107,6 +110,20 @@ TEST_F(PlantTest, KeepsTunnelsAndVisitorsOfAPortalThatStaysTheSame) {
   visitor->put("still here");
   bridge->take();
   EXPECT_TRUE(run_until(loop, [&] { return bridge->waiting() > 0; }));
+}
+
+TEST_F(PlantTest, StatusShowsWhatPeersDidThatNoneMayAndWhatBecameOfFlows) {
+  auto bridge = tunnel(portal(0));
+  plant.flows().count_dropped();
+  std::array<std::uint8_t, mux::kMaxHead> frame;
+  bridge->put(ConstSpan(frame).first(mux::write_new(frame, StreamId{9}, kTarget, 0)));
+  loop.run_once();
+  const std::string status = status_json(plant, 0, {}, loop.now());
+  EXPECT_TRUE(status.contains(R"("violations":1,)")) << status;
+  EXPECT_TRUE(status.contains(R"("ignored_new":1,"after_fin":0,"credit_overruns":0,"bad_control":0})")) << status;
+  EXPECT_TRUE(status.contains(
+      R"("flows":{"live":0,"started":0,"datagrams":0,"dropped":1,"displaced":0,"idle":0},"udp_sockets":{"received":0,)"))
+      << status;
 }
 
 TEST_F(PlantTest, EndsAPortalAtCommitAndNotBefore) {

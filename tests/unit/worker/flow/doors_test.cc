@@ -124,12 +124,20 @@ TEST_F(DoorsTest, NothingIsReadBeforeItIsServed) {
   inbound = Doors::Inbound{0, Target{Network::udp, origin.name.ip, origin.name.port}};
   doors.serve();
   EXPECT_TRUE(gets(origin));
-  doors.pause();
-  a.send("not now", door);
-  for (int i = 0; i < 20; ++i) loop.run_once();
-  EXPECT_EQ(origin.got_text.size(), 1u);
-  origin.send("answers go out", origin.from);
-  EXPECT_TRUE(gets(a));
+}
+
+TEST_F(DoorsTest, CountsWhatItsSocketsCarriedAlsoThoseThatAreGone) {
+  doors.serve();
+  Peer a;
+  a.send("to the origin", door);
+  ASSERT_TRUE(gets(origin));
+  origin.send("back", origin.from);
+  ASSERT_TRUE(gets(a));
+  EXPECT_EQ(doors.counters().received, 1u);
+  EXPECT_EQ(doors.counters().sent, 1u);
+  doors.remove(1);
+  EXPECT_EQ(doors.counters().received, 1u);
+  EXPECT_EQ(doors.counters().sent, 1u);
 }
 
 TEST_F(DoorsTest, AnotherTargetEndsTheFlowsOfTheOldOne) {

@@ -28,6 +28,7 @@ class TestEngine final : public reverse::Engine {
   bool has_output() const override { return session.has_output(); }
   bool dead() const override { return false; }
   reverse::TunnelEnd end() const override { return reverse::TunnelEnd::none; }
+  reverse::Violations violations() const override { return {}; }
   void set_user(StreamId stream, void* user) override { session.set_user(stream, user); }
   void* user(StreamId stream) const override { return session.user(stream); }
   void close(StreamId stream, TimePoint) override { session.close(stream); }

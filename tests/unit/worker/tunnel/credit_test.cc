@@ -148,7 +148,7 @@ TEST(TunnelCredit, APeerThatOverrunsItsCreditLosesThatStreamAlone) {
     loop.settle();
   }
   EXPECT_TRUE(bad_visitor->was_reset());
-  EXPECT_EQ(portal.plan().credit_overruns(), 1u);
+  EXPECT_EQ(portal.plan().violations().credit_overruns, 1u);
   EXPECT_FALSE(portal.dead());
   std::array<std::uint8_t, mux::kKeepHead> head;
   mux::write_keep_head(head, good, 5);

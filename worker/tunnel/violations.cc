@@ -1,0 +1,43 @@
+#include "worker/tunnel/violations.h"
+
+#include <array>
+
+#include "common/base/log.h"
+#include "common/base/sparingly.h"
+
+namespace ebb::tunnel {
+namespace {
+
+struct Kind {
+  std::uint64_t reverse::Violations::* count;
+  std::string_view what;
+};
+constexpr std::array<Kind, 6> kKinds{{
+    {&reverse::Violations::credit_overruns, "more data than was given: stream reset"},
+    {&reverse::Violations::bad_control, "control message that cannot be read: ignored"},
+    {&reverse::Violations::reopened, "New on a live id: old stream reset"},
+    {&reverse::Violations::surplus, "more streams than one tunnel may have: refused"},
+    {&reverse::Violations::ignored_new, "New from the end that opens none: ignored"},
+    {&reverse::Violations::after_fin, "data behind its own FIN: stream reset"},
+}};
+static_assert(sizeof(reverse::Violations) == kKinds.size() * sizeof(std::uint64_t), "one line for each");
+
+thread_local std::array<Sparingly, kKinds.size()> lines;
+
+}  // namespace
+
+/// What is kept quiet is not taken as told: it is said with what comes in a later second.
+void ViolationLog::tell(const reverse::Violations& now_counted, TunnelId tunnel, const std::string& peer,
+                        TimePoint now) {
+  for (std::size_t i = 0; i < kKinds.size(); ++i) {
+    const std::uint64_t times = now_counted.*kKinds[i].count;
+    if (times == told_.*kKinds[i].count) continue;
+    const auto others = lines[i].say(now);
+    if (!others) continue;
+    told_.*kKinds[i].count = times;
+    log_event(log::Level::warning, "tunnel", "the other end broke a rule", kv("reason", kKinds[i].what),
+              kv("tunnel", tunnel.value), kv("peer", peer), kv("times", times), kv("others", *others));
+  }
+}
+
+}  // namespace ebb::tunnel
