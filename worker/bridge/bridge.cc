@@ -85,10 +85,7 @@ void BridgeLink::on_stream_opened(StreamId stream, const Target& target, ConstSp
     line.outbound_tag = home.config->portals[decision.index].tag;
     origin = home.open_in_portal(decision.index, target, visitor);
   }
-  if (!origin) {
-    log_event(log::Level::warning, "bridge", "stream leads nowhere", kv("tag", tag), kv("target", target));
-    return tunnel_.refuse(stream);
-  }
+  if (!origin) return leads_nowhere(stream, target);
   log_access(line);
   relay::Side& to_origin = *origin;
   home.relays.start(tunnel_.make_side(stream), std::move(origin), outbound::relay_times(home.config->level(0)));
@@ -113,14 +110,18 @@ void BridgeLink::open_flow(StreamId stream, const Target& target, const VisitorA
     line.outbound_tag = home.config->portals[decision.index].tag;
     origin = home.open_flow_in_portal(decision.index, target, visitor);
   }
-  if (!origin || home.flows == nullptr) {
-    log_event(log::Level::info, "bridge", "stream of datagrams leads nowhere", kv("tag", bridge_.settings_.tag),
-              kv("target", target));
-    return tunnel_.refuse(stream);
-  }
+  if (!origin || home.flows == nullptr) return leads_nowhere(stream, target);
   log_access(line);
   origin->lead_with(header_for(target.network, visitor));
   home.flows->start(std::make_unique<flow::MuxEnd>(tunnel_, stream), std::move(origin));
+}
+
+void BridgeLink::leads_nowhere(StreamId stream, const Target& target) {
+  if (const auto others = bridge_.nowhere_.say(loop_.now(), Sparingly::kEach)) {
+    log_event(log::Level::warning, "bridge", "stream leads nowhere", kv("tag", bridge_.settings_.tag),
+              kv("target", target), kv("others", *others));
+  }
+  tunnel_.refuse(stream);
 }
 
 Bytes BridgeLink::header_for(Network network, const VisitorAddress& visitor) const {
@@ -286,9 +287,11 @@ void Bridge::link_over(BridgeLink& link, const Error& why) {
   const auto lived = now - link.since();
   const bool expected = !dialling_allowed_ || link.kicked() || link.plan().leaving() ||
                         link.plan().state() == reverse::BridgeTunnel::State::draining;
-  log_event(expected ? log::Level::info : log::Level::warning, "bridge", "tunnel closed", kv("tag", settings_.tag),
-            kv("peer", link.peer()), kv("reason", why),
-            kv("lived_s", std::chrono::duration_cast<std::chrono::seconds>(lived).count()));
+  if (const auto others = closed_.say(now, Sparingly::kEach)) {
+    log_event(expected ? log::Level::info : log::Level::warning, "bridge", "tunnel closed", kv("tag", settings_.tag),
+              kv("peer", link.peer()), kv("reason", why),
+              kv("lived_s", std::chrono::duration_cast<std::chrono::seconds>(lived).count()), kv("others", *others));
+  }
   plan_.tunnel_lost(lived, link.answered(), now, home_.around.random.below(0xffffffff));
   std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });
   review_soon();

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/sparingly.h"
 #include "common/config/config.h"
 #include "common/net/dial.h"
 #include "common/reverse/bridge_plan.h"
@@ -55,6 +56,7 @@ class BridgeLink final : public tunnel::Link<reverse::BridgeTunnel> {
   void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) override;
   void open_flow(StreamId stream, const Target& target, const VisitorAddress& visitor,
                  const routing::Decision& decision);
+  void leads_nowhere(StreamId stream, const Target& target);
   /// An origin that reads headers expects one each time, also when there is nothing to say.
   Bytes header_for(Network network, const VisitorAddress& visitor) const;
 
@@ -121,7 +123,9 @@ class Bridge {
   net::Deferred review_later_;
   std::string last_failure_;
   bool dialling_allowed_ = false;
-  Sparingly full_;  // of streams for which there was no room
+  Sparingly full_;     // of streams for which there was no room,
+  Sparingly nowhere_;  // of those that lead nowhere,
+  Sparingly closed_;   // and of tunnels
 };
 
 }  // namespace ebb::bridge

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/sparingly.h"
 #include "common/crypto/random.h"
 #include "common/net/lag.h"
 #include "common/net/uv_loop.h"
@@ -67,6 +68,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
                      const std::optional<Person>& person, layers::Stack stack, std::unique_ptr<net::TcpStream> stream,
                      Bytes unread);
 
+  void tell_refused(const Portal& portal, const ipc::OfferRecord& record);
   void read_link(WorkerLink& link);
   void drop_link(WorkerLink& link);
   void arm_intake();
@@ -119,6 +121,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   std::set<std::string> warned_of_;         // portals that have not moved in time, by name()
   bool over_ = false;                       // nothing is taken any more: what is still in the links comes back with us
   int exit_status_ = 0;
+  Sparingly refused_;  // of visitors whom no tunnel takes any more
 };
 
 }  // namespace ebb::broker

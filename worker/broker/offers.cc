@@ -113,11 +113,17 @@ void Broker::own(ipc::OwnedOffer offer) {
   relay::SocketSide& socket = *visitor;
   std::unique_ptr<relay::Side> side = std::move(visitor);
   if (!portal->serve(side, *target, table->config.level(level), key_of_visitor(record), visitor_of(record))) {
-    log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal->settings().tag),
-              kv("peer", peer_of(record)));
+    tell_refused(*portal, record);
     return stream->reset();
   }
   socket.attach(std::move(stream), std::move(client.unread));
+}
+
+void Broker::tell_refused(const Portal& portal, const ipc::OfferRecord& record) {
+  const auto others = refused_.say(loop_.now());
+  if (!others) return;
+  log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal.settings().tag),
+            kv("peer", peer_of(record)), kv("others", *others));
 }
 
 /// A connection whose chunks are datagrams.
@@ -127,8 +133,7 @@ void Broker::own_datagrams(Portal& portal, const Target& target, const ipc::Offe
   auto origin =
       person && !stack.empty() ? portal.open_flow(target, key_of_visitor(record), visitor_of(record)) : nullptr;
   if (origin == nullptr) {
-    log_event(log::Level::info, "portal", "visitor was refused: no tunnel takes it", kv("tag", portal.settings().tag),
-              kv("peer", peer_of(record)));
+    tell_refused(portal, record);
     return stream->reset();
   }
   auto end = std::make_unique<flow::Listed<Person>>(plant_->flow_visitors(), *person, loop_, blocks_, std::move(stack));

@@ -187,7 +187,10 @@ std::size_t Portal::max_streams() const {
 
 void Portal::add_tunnel(TunnelOffer offer) {
   auto link = std::make_unique<PortalLink>(*this, offer);
-  log_event(log::Level::info, "portal", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()));
+  if (const auto others = opened_lines_.say(home_.around.loop.now(), Sparingly::kEach)) {
+    log_event(log::Level::info, "portal", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()),
+              kv("others", *others));
+  }
   links_.push_back(std::move(link));
   PortalLink& added = *links_.back();
   added.start(std::move(offer));
@@ -351,11 +354,14 @@ void Portal::review() {
 }
 
 void Portal::link_over(PortalLink& link, const Error& why) {
-  const auto lived = std::chrono::duration_cast<std::chrono::seconds>(home_.around.loop.now() - link.since());
+  const TimePoint now = home_.around.loop.now();
+  const auto lived = std::chrono::duration_cast<std::chrono::seconds>(now - link.since());
   const bool expected = link.kicked() || link.plan().state() == reverse::PortalTunnel::State::draining ||
                         link.plan().end() == reverse::TunnelEnd::drained;
-  log_event(expected ? log::Level::info : log::Level::warning, "portal", "tunnel closed", kv("tag", settings_.tag),
-            kv("peer", link.peer()), kv("reason", why), kv("lived_s", lived.count()));
+  if (const auto others = closed_lines_[static_cast<std::size_t>(why.code)].say(now, Sparingly::kEach)) {
+    log_event(expected ? log::Level::info : log::Level::warning, "portal", "tunnel closed", kv("tag", settings_.tag),
+              kv("peer", link.peer()), kv("reason", why), kv("lived_s", lived.count()), kv("others", *others));
+  }
   std::erase_if(links_, [&](const auto& each) { return each.get() == &link; });
   review_soon();
 }

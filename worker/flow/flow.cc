@@ -39,6 +39,11 @@ void Flow::end() {
   home_.bury(*this);
 }
 
+std::optional<std::uint64_t> DatagramEnd::may_say(Sparingly FlowLines::* kind) const {
+  if (flow_ == nullptr) return std::nullopt;
+  return (flow_->home_.lines_.*kind).say(flow_->home_.loop().now());
+}
+
 Flows::Flows(net::Loop& loop, std::size_t most)
     : loop_(loop),
       most_(std::max<std::size_t>(most, 1)),

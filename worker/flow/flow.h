@@ -12,14 +12,23 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "common/base/address.h"
 #include "common/base/bytes.h"
+#include "common/base/sparingly.h"
 #include "common/net/loop.h"
 
 namespace ebb::flow {
 
 class Flow;
+
+/// Flows are many, and each datagram may fail: what is said of that, once a second for each kind.
+struct FlowLines {
+  Sparingly no_socket;
+  Sparingly no_address;
+  Sparingly no_server;
+};
 
 class DatagramEnd {
  public:
@@ -52,6 +61,9 @@ class DatagramEnd {
     return true;
   }
 
+  /// Whether a line of this `kind` may be written, and how many of all flows were not.
+  std::optional<std::uint64_t> may_say(Sparingly FlowLines::* kind) const;
+
   Flow* flow_ = nullptr;
 
  private:
@@ -81,6 +93,7 @@ class Flow {
 
  private:
   friend class Flows;
+  friend class DatagramEnd;
   Flow(Flows& home, std::unique_ptr<DatagramEnd> client, std::unique_ptr<DatagramEnd> origin);
 
   Flows& home_;
@@ -131,6 +144,7 @@ class Flows {
  private:
   friend class Flow;
   void make_room(const Flow* stays);
+  friend class DatagramEnd;
   void link_newest(Flow& flow);
   void unlink(Flow& flow);
   void touch(Flow& flow);
@@ -147,6 +161,7 @@ class Flows {
   std::size_t size_ = 0;
   std::size_t further_ = 0;
   Counters counters_;
+  FlowLines lines_;
   net::Timer timer_;
   net::Deferred sweep_;
 };

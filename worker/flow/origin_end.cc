@@ -72,8 +72,8 @@ void OriginEnd::looked_up(const std::string& name, Result<std::vector<IpAddress>
     const auto usable = [&](const IpAddress& ip) { return !way_.bind || way_.bind->v6 == ip.v6; };
     const auto first = std::ranges::find_if(*found, usable);
     if (first != found->end()) known->ip = *first;
-  } else if (log_enabled(log::Level::info)) {
-    log_event(log::Level::info, "flow", "origin has no address", kv("reason", found.error()));
+  } else if (const auto others = may_say(&FlowLines::no_address)) {
+    log_event(log::Level::info, "flow", "origin has no address", kv("reason", found.error()), kv("others", *others));
   }
   std::deque<Waiting> rest;
   for (auto& each : std::exchange(waiting_, {})) {
@@ -98,8 +98,11 @@ net::UdpSocket* OriginEnd::socket(bool v6) {
   if (kept) return kept->udp.get();
   if (way_.bind && way_.bind->v6 != v6) return nullptr;
   auto bound = net::UdpSocket::bind({way_.bind.value_or(IpAddress{v6, {}}), 0});
-  if (!bound) {
-    log_event(log::Level::warning, "flow", "no socket towards an origin", kv("reason", bound.error()));
+  if (!bound) {  // once for each datagram while descriptors are short
+    if (const auto others = may_say(&FlowLines::no_socket)) {
+      log_event(log::Level::warning, "flow", "no socket towards an origin", kv("reason", bound.error()),
+                kv("others", *others));
+    }
     return nullptr;
   }
   net::UdpSocket::widen_buffers(bound->get(), kBuffers);

@@ -21,10 +21,12 @@ void WireEnd::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
 void WireEnd::dial(net::UvLoop& loop, net::DialPlan plan) {
   dial_.emplace(loop, std::move(plan), [this](Result<std::unique_ptr<net::TcpStream>> stream) {
     if (stream) return attach(std::move(*stream));
-    if (log_enabled(log::Level::info)) {
-      log_event(log::Level::info, "flow", "server could not be reached", kv("reason", stream.error()));
+    if (flow_ == nullptr) return;
+    if (const auto others = may_say(&FlowLines::no_server)) {
+      log_event(log::Level::info, "flow", "server could not be reached", kv("reason", stream.error()),
+                kv("others", *others));
     }
-    if (flow_ != nullptr) flow_->on_end(*this);
+    flow_->on_end(*this);
   });
 }
 

@@ -177,5 +177,15 @@ TEST(Sparingly, SaysOneASecondAndCountsTheOthers) {
   EXPECT_EQ(warnings.say(start + 2s), 0u);
 }
 
+TEST(Sparingly, SaysEachUntilItIsAFlood) {
+  Sparingly lines;
+  const TimePoint start{std::chrono::hours(1)};
+  for (unsigned i = 0; i < 3; ++i) EXPECT_EQ(lines.say(start + i * 100ms, 3), 0u);
+  EXPECT_EQ(lines.say(start + 400ms, 3), std::nullopt);
+  EXPECT_EQ(lines.say(start + 999ms, 3), std::nullopt);
+  EXPECT_EQ(lines.say(start + 1s, 3), 2u);
+  EXPECT_EQ(lines.say(start + 1s, 3), 0u);
+}
+
 }  // namespace
 }  // namespace ebb::edge

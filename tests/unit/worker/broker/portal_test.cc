@@ -7,6 +7,7 @@
 #include <array>
 #include <vector>
 
+#include "tests/support/log_lines.h"
 #include "tests/support/memory_stream.h"
 #include "tests/support/turns.h"
 #include "worker/relay/socket_side.h"
@@ -117,6 +118,42 @@ TEST_F(PortalTest, WhoHoldsUpManyTunnelsGetsNoFurtherOne) {
     EXPECT_TRUE(come_to_the_free_one("198.51.100.8"));
     EXPECT_EQ(come_to_the_free_one("2001:db8::2"), std::string(heavy) != "2001:db8::1") << "the same network";
   }
+}
+
+TEST_F(PortalTest, SaysEachTunnelThatClosesUntilItIsAFlood) {
+  test::LogLines log;
+  for (int i = 0; i < 100; ++i) {
+    auto bridge = tunnel();
+    bridge->reset();
+    loop.run_once();
+    ASSERT_TRUE(test::run_until(loop, [&] { return portal->links().empty(); }));
+    if (i == 9) {
+      EXPECT_EQ(log.count("tunnel closed"), 10u) << "in ordinary life each is said";
+    }
+  }
+  EXPECT_LE(log.count("tunnel opened"), 2 * Sparingly::kEach) << "it may have taken a second";
+  EXPECT_LE(log.count("tunnel closed"), 2 * Sparingly::kEach);
+  EXPECT_GE(log.count("tunnel closed"), Sparingly::kEach);
+}
+
+TEST_F(PortalTest, SaysOnceASecondWhatABridgeDoesThatItMayNot) {
+  test::LogLines log;
+  auto bridge = tunnel();
+  std::array<std::uint8_t, mux::kMaxHead> frame;
+  const auto head = mux::write_new(frame, StreamId{9}, kTarget, 0);
+  // Another tunnel's may just have been said: then this one's turn comes in the next second.
+  EXPECT_TRUE(test::run_until(loop, [&] {
+    bridge->put(ConstSpan(frame).first(head));
+    return log.count("the other end broke a rule") > 0;
+  }));
+  const auto counted = portal->links()[0]->plan().violations().ignored_new;
+  for (int i = 0; i < 100; ++i) {
+    bridge->put(ConstSpan(frame).first(head));
+    loop.run_once();
+  }
+  EXPECT_GE(portal->links()[0]->plan().violations().ignored_new, counted + 100);
+  EXPECT_LE(log.count("the other end broke a rule"), 2u);
+  EXPECT_EQ(log.count("New from the end that opens none"), log.count("the other end broke a rule"));
 }
 
 TEST_F(PortalTest, SharesAmongBridgesEvenly) {
