@@ -38,7 +38,6 @@ Bytes encode_hello(const Hello& hello) {
   put_number(out, 3, hello.initial_window);
   put_number(out, 4, hello.max_data);
   put_bytes(out, 5, hello.node_id);
-  if (!hello.label.empty()) put_bytes(out, 6, as_bytes(hello.label));
   put_number(out, 7, hello.weight);
   put_number(out, 8, hello.max_datagram);
   return out;
@@ -145,8 +144,6 @@ Decoded<> read_hello(ConstSpan in, Hello& out) {
       }
     } else if (f.type == bytes && f.number == 5) {
       if (f.bytes.size() == out.node_id.size()) std::ranges::copy(f.bytes, out.node_id.begin());
-    } else if (f.type == bytes && f.number == 6) {
-      out.label = std::string(as_text(f.bytes));
     }
     return {};
   });

@@ -8,6 +8,7 @@
 //   message Ping    { fixed64 id = 1; bool reply = 2; }
 //   message Notice  { uint32 code = 1; string text = 2; uint32 retry_after_ms = 3; }
 //
+// Of Hello::label nothing is said and nothing read: a configuration names no node, and tags are alike everywhere.
 // Protobuf by hand: it is five tags, and the sizes are bounded here. Source: PROTOCOL.md, control stream.
 #pragma once
 
@@ -44,7 +45,6 @@ struct Hello {
   std::uint32_t initial_window = 0;
   std::uint32_t max_data = 0;  // largest TCP data part the sender of the hello accepts; 0 = as legacy
   std::array<std::uint8_t, 16> node_id{};
-  std::string label;
   std::uint32_t weight = 0;
   std::uint32_t max_datagram = 0;
   friend bool operator==(const Hello&, const Hello&) = default;

@@ -14,8 +14,7 @@ Control full_message() {
   Control message;
   message.state = kStateDrain;
   message.random = {1, 2, 3};
-  message.hello =
-      Hello{1, 0x80, 262144, 65535, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, "home", 7, 9000};
+  message.hello = Hello{1, 0x80, 262144, 65535, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 7, 9000};
   message.windows = {{2, 131072}, {3, std::uint64_t{1} << 40}};
   message.ping = Ping{0x1122334455667788, true};
   message.notice = Notice{kNoticeRestart, "restart", 500};
@@ -55,7 +54,7 @@ TEST(ReverseControl, KeepsEveryFieldOverARoundTrip) {
 
 TEST(ReverseControl, UsesTheTagsOfTheSpecification) {
   Control message;
-  message.hello = Hello{.version = 1, .label = {}};
+  message.hello = Hello{.version = 1};
   EXPECT_TRUE(to_hex(encode_control(message)).starts_with("c23e"));
   message = {};
   message.windows = {{1, 1}};
