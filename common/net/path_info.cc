@@ -31,9 +31,4 @@ std::optional<PathInfo> path_info(int fd) {
   return path;
 }
 
-void limit_unsent(int fd, std::size_t bytes) {
-  const auto value = static_cast<unsigned>(std::min<std::size_t>(bytes, 0x7fffffff));
-  ::setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &value, sizeof value);
-}
-
 }  // namespace ebb::net

@@ -20,7 +20,5 @@ struct PathInfo {
 
 /// nullopt: no TCP socket, or a kernel older than 4.9.
 std::optional<PathInfo> path_info(int fd);
-/// TCP_NOTSENT_LOWAT: the socket is writable only while fewer bytes than that wait to be sent. 0: the system's value.
-void limit_unsent(int fd, std::size_t bytes);
 
 }  // namespace ebb::net

@@ -51,8 +51,6 @@ class Stream {
   virtual std::size_t undelivered() const { return 0; }
   /// What is known of the path to the peer; nullopt where there is none. A system call.
   virtual std::optional<PathInfo> path() const { return std::nullopt; }
-  /// Writable only while fewer bytes than that wait to be sent (net::limit_unsent).
-  virtual void set_unsent_limit(std::size_t /*bytes*/) {}
   /// Takes the descriptor out (handing a connection over); the stream is dead afterwards.
   virtual Fd release() { return {}; }
 

@@ -97,10 +97,6 @@ std::size_t TcpStream::undelivered() const {
 
 std::optional<PathInfo> TcpStream::path() const { return socket_ ? path_info(socket_.get()) : std::nullopt; }
 
-void TcpStream::set_unsent_limit(std::size_t bytes) {
-  if (socket_) limit_unsent(socket_.get(), bytes);
-}
-
 Fd TcpStream::release() {
   forget();
   return std::move(socket_);

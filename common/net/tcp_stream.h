@@ -20,7 +20,6 @@ class TcpStream final : public Stream, private Watched {
   std::optional<Endpoint> peer() const override;
   std::size_t undelivered() const override;
   std::optional<PathInfo> path() const override;
-  void set_unsent_limit(std::size_t bytes) override;
   Fd release() override;
   int fd() const { return socket_.get(); }
 

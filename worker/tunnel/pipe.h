@@ -11,6 +11,8 @@
 // 1,100 MB/s were measured on a link of 25 MB/s). There no more is believed than what was acknowledged in 10 ms, and a
 // quarter, if there was something to acknowledge all the time.
 //
+// TCP_NOTSENT_LOWAT is not needed: it bounds only what is not sent yet, by a constant, and this bounds all of it.
+//
 //   if (pipe.wants_sample(now)) if (auto info = stream.path()) pipe.sample(*info, now);
 //   write at most pipe.room(), then pipe.written(n); no room: look again after pipe.retry_in()
 #pragma once

@@ -306,14 +306,6 @@ TEST_F(TcpStreamTest, KnowsItsPath) {
   EXPECT_FALSE(ours->path());
 }
 
-TEST_F(TcpStreamTest, IsWritableOnlyBelowItsUnsentLimit) {
-  ours->set_unsent_limit(4096);
-  unsigned value = 0;
-  socklen_t length = sizeof value;
-  ASSERT_EQ(::getsockopt(ours->fd(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &value, &length), 0);
-  EXPECT_EQ(value, 4096u);
-}
-
 TEST(PathInfoTest, NeedsATcpSocket) {
   EXPECT_FALSE(path_info(-1));
   const Fd udp(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
