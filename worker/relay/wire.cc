@@ -176,10 +176,10 @@ void Wire::discard_input(std::size_t at_most) {
 void Wire::on_readable() {
   if (unread_) take_unread();
   if (failed_ || ended_ || !reading_) return;
-  const std::size_t allowed = discard_ || observer_ == nullptr ? read_bytes_ : observer_->may_read();
+  const std::size_t allowed = discard_ || observer_ == nullptr ? net::Loop::kReadBytes : observer_->may_read();
   if (allowed == 0) return set_reading(false);
   const MutSpan buffer = loop_.read_buffer();
-  const auto result = stream_->read(buffer.subspan(net::Loop::kFrontRoom, std::min(read_bytes_, allowed)));
+  const auto result = stream_->read(buffer.subspan(net::Loop::kFrontRoom, std::min(net::Loop::kReadBytes, allowed)));
   switch (result.kind) {
     case net::IoResult::Kind::would_block: return;
     case net::IoResult::Kind::error: return fail(broken("read", result.error));

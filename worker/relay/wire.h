@@ -76,8 +76,6 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   void set_reading(bool reading);
   /// Reads once now if bytes are there: a consumer with room again calls this in its turn.
   void read_now();
-  /// At most so many bytes a read (Loop::kReadBytes by default).
-  void set_read_bytes(std::size_t bytes) { read_bytes_ = bytes; }
   /// From now on what arrives is thrown away unopened (winding down); more than `at_most` bytes, and the wire fails.
   void discard_input(std::size_t at_most = static_cast<std::size_t>(-1));
   /// Ends the connection with a reset. Nothing is told afterwards.
@@ -109,7 +107,6 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   Bytes leftover_;              // came with attach() and was not opened yet
   std::vector<iovec> pending_;  // plain: pieces of this batch, not ours
   net::Deferred flush_later_;
-  std::size_t read_bytes_ = net::Loop::kReadBytes;
   std::uint64_t written_ = 0;
   std::uint64_t received_ = 0;
   std::uint64_t discard_until_ = 0;  // of received_

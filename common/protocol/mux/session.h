@@ -115,7 +115,8 @@ class Session {
   bool ids_left() const { return ids_used_ < limits_.max_ids; }
   std::size_t ids_free() const { return limits_.max_ids - ids_used_; }
   const SessionCounters& counters() const { return counters_; }
-  /// True between the frames of the peer: where a tunnel may end without being cut.
+  /// True between the frames of the peer: where a tunnel may end without being cut. By this the conformance vectors and
+  /// the fuzz target tell a frame that is not complete from one that was skipped.
   bool at_frame_border() const { return partial_.empty() && data_left_ == 0; }
   /// Ids of all live streams, in no order.
   std::vector<StreamId> ids() const;
