@@ -220,20 +220,55 @@ Complaints heavy_headers(const Sources& sources) {
   return out;
 }
 
+namespace {
+
+/// Whoever sees `header`, himself or by what he includes.
+std::set<std::string> includers_of(const std::string& header, const Sources& sources) {
+  std::set<std::string> out{header};
+  for (std::size_t before = 0; before != out.size();) {
+    before = out.size();
+    for (const Source& source : sources)
+      if (std::ranges::any_of(includes_of(source.text), [&](const Include& each) { return out.contains(each.path); }))
+        out.insert(source.path);
+  }
+  return out;
+}
+
+}  // namespace
+
 Complaints unread_settings(const Sources& sources) {
   static const std::regex field(R"(^  [A-Za-z][\w:<>]* (\w+)(\{[^;]*\}| = [^;]*)?;)", std::regex::multiline);
-  const auto header = std::ranges::find(sources, "common/config/config.h", &Source::path);
-  if (header == sources.end()) return {"common/config/config.h is not there"};
-  const auto read = [&](const std::string& name, std::string_view holders) {
-    const std::regex use(std::string(holders) + "(\\.|->)" + name + "\\b");
+  const std::string config = "common/config/config.h";
+  const auto header = std::ranges::find(sources, config, &Source::path);
+  if (header == sources.end()) return {config + " is not there"};
+  const auto sees_config = includers_of(config, sources);
+  struct Holder {
+    std::string_view name;
+    std::string variable;   // what a value of it is called; such a name means it only where the configuration is known,
+    std::string_view room;  // and a general one means it only in files that have this in their path
+    std::string_view in_its_room;
+  };
+  const std::vector<Holder> holders{
+      {"Limits", R"(\blimits_?(\(\))?)", "", ""},
+      {"Timers", R"(\btimers_?(\(\))?)", "", ""},
+      {"Settings", R"(\bsettings_?(\(\))?)", "", ""},
+      {"Portal", R"(\b(config_)?portal_?(\(\))?)", "portal", R"(\bsettings_?(\(\))?)"},
+      {"Bridge", R"(\b(config_)?bridge_?(\(\))?)", "bridge", R"(\bsettings_?(\(\))?)"},
+  };
+  const auto read = [&](const std::string& name, const Holder& holder) {
+    const std::string member = "(\\.|->)" + name + "\\b";
+    const std::regex use(holder.variable + member), use_in_its_room(std::string(holder.in_its_room) + member);
     return std::ranges::any_of(sources, [&](const Source& source) {
-      return !is_test(source) && !below(source.path, "common/config") && source.text.contains(name) &&
-             std::regex_search(source.text, use);
+      if (is_test(source) || below(source.path, "common/config") || !sees_config.contains(source.path)) return false;
+      if (!source.text.contains(name)) return false;
+      if (std::regex_search(source.text, use)) return true;
+      return !holder.room.empty() && source.path.contains(holder.room) &&
+             std::regex_search(source.text, use_in_its_room);
     });
   };
   Complaints out;
-  for (const std::string_view holder : {"Limits", "Timers", "Settings", "Portal", "Bridge"}) {
-    const std::string open = "struct " + std::string(holder) + " {";
+  for (const Holder& holder : holders) {
+    const std::string open = "struct " + std::string(holder.name) + " {";
     const auto begin = header->text.find(open);
     const auto end = header->text.find("\n};", begin);
     if (begin == std::string::npos || end == std::string::npos) {
@@ -241,13 +276,8 @@ Complaints unread_settings(const Sources& sources) {
       continue;
     }
     const std::string body = header->text.substr(begin, end - begin);
-    for (auto it = std::sregex_iterator(body.begin(), body.end(), field); it != std::sregex_iterator(); ++it) {
-      const std::string name = (*it)[1];
-      // A short word is a member of many things: only then the name of what holds it counts, too.
-      const bool own = name.contains('_') || holder == "Portal" || holder == "Bridge";
-      if (!read(name, own ? "" : R"(\b(settings|limits|timers)_?(\(\))?)"))
-        out.push_back(std::string(holder) + "::" + name);
-    }
+    for (auto it = std::sregex_iterator(body.begin(), body.end(), field); it != std::sregex_iterator(); ++it)
+      if (const std::string name = (*it)[1]; !read(name, holder)) out.push_back(std::string(holder.name) + "::" + name);
   }
   return out;
 }

@@ -39,7 +39,7 @@ Complaints reaches(const Sources& sources, std::string_view from, std::string_vi
 Complaints heavy_headers(const Sources& sources);
 
 /// Fields of ebbgate's own settings (structs of common/config/config.h) that nobody outside common/config reads, as
-/// "Timers::udp_idle": they would be accepted and ignored.
+/// "Timers::udp_idle": they would be accepted and ignored. A reader sees config.h and names what holds the field.
 Complaints unread_settings(const Sources& sources);
 
 }  // namespace ebb::tree

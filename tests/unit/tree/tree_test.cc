@@ -98,16 +98,40 @@ struct Settings {
   std::string user;
 };
 struct Portal {
+  std::uint32_t tunnels = 0;
 };
 struct Bridge {
+  std::uint32_t min_tunnels = 1;
 };
 )"};
   const Source parser{"common/config/parser.cc", "settings.user = limits.memory;"};
   const Source test{"tests/unit/a.cc", "settings.user = timers.udp_idle;"};
-  const Source reader{"worker/a.cc", "f(settings.limits.memory, who.user, settings().timers, timers.handshake);"};
-  EXPECT_EQ(unread_settings({header, parser, test, reader}), (Complaints{"Timers::udp_idle", "Settings::user"}));
-  EXPECT_EQ(unread_settings({header, {"worker/a.cc", "x->udp_idle, settings_.user"}}),
-            (Complaints{"Limits::memory", "Timers::handshake", "Settings::limits", "Settings::timers"}));
+  const std::string sees = "#include \"common/config/config.h\"\n";
+  const Source between{"worker/between.h", sees};
+  const Source reader{"worker/a.cc",
+                      "#include \"worker/between.h\"\n"
+                      "f(settings.limits.memory, who.user, settings().timers, timers.handshake);"};
+  const Complaints tunnels{"Portal::tunnels", "Bridge::min_tunnels"};
+  const auto with_tunnels = [&](Complaints some) {
+    some.insert(some.end(), tunnels.begin(), tunnels.end());
+    return some;
+  };
+  EXPECT_EQ(unread_settings({header, parser, test, between, reader}),
+            with_tunnels({"Timers::udp_idle", "Settings::user"}));
+  EXPECT_EQ(
+      unread_settings({header, {"worker/a.cc", sees + "x->udp_idle, settings_.user"}}),
+      with_tunnels({"Limits::memory", "Timers::handshake", "Timers::udp_idle", "Settings::limits", "Settings::timers"}))
+      << "a long word may be a member of something else, too";
+  const Source all{"worker/all.cc", sees +
+                                        "settings.limits.memory + settings_.timers.udp_idle + timers.handshake + "
+                                        "settings.user"};
+  EXPECT_EQ(
+      unread_settings({header, all, {"worker/b.cc", sees + "room.tunnels + settings.tunnels + plan.min_tunnels"}}),
+      tunnels);
+  EXPECT_EQ(unread_settings({header, all, {"worker/portal.cc", "settings_.tunnels"}}), tunnels)
+      << "whoever does not know the configuration means something else";
+  EXPECT_TRUE(
+      unread_settings({header, all, {"worker/portal.cc", sees + "settings_.tunnels + bridge.min_tunnels"}}).empty());
 }
 
 TEST(TreeRules, NoticeProtocolsNamedElsewhere) {
