@@ -2,11 +2,13 @@
 #include "worker/flow/doors.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <string>
 #include <vector>
 
+#include "tests/support/log_lines.h"
 #include "tests/support/turns.h"
 #include "worker/flow/origin_end.h"
 
@@ -138,6 +140,24 @@ TEST_F(DoorsTest, CountsWhatItsSocketsCarriedAlsoThoseThatAreGone) {
   doors.remove(1);
   EXPECT_EQ(doors.counters().received, 1u);
   EXPECT_EQ(doors.counters().sent, 1u);
+}
+
+TEST_F(DoorsTest, SaysOnceASecondThatDescriptorsAreShort) {
+  doors.serve();
+  Peer a;
+  test::LogLines log;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = static_cast<rlim_t>(Fd(::dup(slot.get())).get());  // the lowest that is free
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  for (int i = 0; i < 50; ++i) a.send("for nobody", door);
+  EXPECT_TRUE(test::run_until(loop, [&] { return flows.counters().dropped == 50; }));
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_GE(log.count("no socket towards an origin"), 1u);
+  EXPECT_LE(log.count("no socket towards an origin"), 2u);
+  a.send("now", door);
+  EXPECT_TRUE(gets(origin));
 }
 
 TEST_F(DoorsTest, AnotherTargetEndsTheFlowsOfTheOldOne) {
