@@ -54,15 +54,7 @@ void write_counts(JsonWriter& out, const reverse::BridgeTunnel& tunnel) {
 }
 
 void write_flows(JsonWriter& out, const flow::Flows& flows, const net::UdpSocket::Counters& sockets) {
-  const auto& counted = flows.counters();
-  out.key("flows").object();
-  write_number(out, "live", flows.size());
-  write_number(out, "started", counted.started);
-  write_number(out, "datagrams", counted.datagrams);
-  write_number(out, "dropped", counted.dropped);
-  write_number(out, "displaced", counted.displaced);
-  write_number(out, "idle", counted.idle);
-  out.end();
+  flows.describe(out.key("flows"));
   // Of the addresses that are served: what their kernels brought and took.
   out.key("udp_sockets").object();
   write_number(out, "received", sockets.received);

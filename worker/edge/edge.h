@@ -101,6 +101,7 @@ class Edge {
 
   Listeners& listeners() { return listeners_; }
   Handoff& handoff() { return handoff_; }
+  const flow::Flows& flows() const { return flows_; }
   const config::Config& config() const { return config_; }
   void start();
   void pause();

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/base/json_writer.h"
 #include "common/base/log.h"
 #include "common/config/canonical.h"
 #include "common/config/hard_stop.h"
@@ -177,19 +178,27 @@ std::string Worker::on_query(std::string_view request) {
   if (query->kind == ipc::Query::Kind::drain) return ipc::query_counts(0, 0);
   if (query->kind == ipc::Query::Kind::kick) return ipc::query_counts(0, query->tunnel ? 0 : edge_->kick(query->user));
   const auto& counts = edge_->counts();
-  std::string mux_faults;
+  JsonWriter out;
+  const auto number = [&out](std::string_view name, std::uint64_t value) {
+    out.key(name).number(static_cast<std::int64_t>(value));
+  };
+  out.object();
+  number("connections", edge_->connections());
+  out.key("counts").object();
+  number("accepted", counts.accepted);
+  number("handshakes_failed", counts.handshakes_failed);
+  number("proxy_headers_refused", counts.proxy_headers_refused);
+  number("offered", counts.offered);
+  number("taken", counts.taken);
+  number("offers_failed", counts.offers_failed);
+  number("mux_streams_refused", counts.mux_streams_refused);
   for (std::size_t i = 0; i < counts.mux_faults.size(); ++i) {
-    mux_faults +=
-        ",\"mux_" + std::string(name_of(static_cast<MuxFault>(i))) + "\":" + std::to_string(counts.mux_faults[i]);
+    number("mux_" + std::string(name_of(static_cast<MuxFault>(i))), counts.mux_faults[i]);
   }
-  return "{\"connections\":" + std::to_string(edge_->connections()) +
-         ",\"counts\":{\"accepted\":" + std::to_string(counts.accepted) +
-         ",\"handshakes_failed\":" + std::to_string(counts.handshakes_failed) +
-         ",\"proxy_headers_refused\":" + std::to_string(counts.proxy_headers_refused) +
-         ",\"offered\":" + std::to_string(counts.offered) + ",\"taken\":" + std::to_string(counts.taken) +
-         ",\"offers_failed\":" + std::to_string(counts.offers_failed) +
-         ",\"mux_streams_refused\":" + std::to_string(counts.mux_streams_refused) + mux_faults +
-         ",\"unacked\":" + std::to_string(edge_->handoff().unacked()) + "}}";
+  number("unacked", edge_->handoff().unacked());
+  out.end();
+  edge_->flows().describe(out.key("flows"));
+  return out.end().str();
 }
 
 ipc::Vitals Worker::on_ping() {

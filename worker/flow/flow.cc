@@ -89,6 +89,20 @@ void Flows::link_newest(Flow& flow) {
   newest_ = &flow;
 }
 
+void Flows::describe(JsonWriter& out) const {
+  const std::pair<std::string_view, std::uint64_t> figures[] = {
+      {"live", size_},
+      {"started", counters_.started},
+      {"datagrams", counters_.datagrams},
+      {"dropped", counters_.dropped},
+      {"displaced", counters_.displaced},
+      {"idle", counters_.idle},
+  };
+  out.object();
+  for (const auto& [name, value] : figures) out.key(name).number(static_cast<std::int64_t>(value));
+  out.end();
+}
+
 void Flows::unlink(Flow& flow) {
   (flow.newer_ != nullptr ? flow.newer_->older_ : newest_) = flow.older_;
   (flow.older_ != nullptr ? flow.older_->newer_ : oldest_) = flow.newer_;

@@ -16,6 +16,7 @@
 
 #include "common/base/address.h"
 #include "common/base/bytes.h"
+#include "common/base/json_writer.h"
 #include "common/base/sparingly.h"
 #include "common/net/loop.h"
 
@@ -139,6 +140,8 @@ class Flows {
   /// At most, where no flow has sockets of its own at both ends: one for each, and what they have added.
   std::size_t descriptors() const { return size_ + further_; }
   std::size_t most() const { return most_; }
+  /// How many there are, and the counters, as an object.
+  void describe(JsonWriter& out) const;
   const Counters& counters() const { return counters_; }
 
  private:
