@@ -51,11 +51,20 @@ class Tap:
         self.links: list[Link] = []
         self._flow = threading.Event()
         self._flow.set()
+        self.listen()
+
+    def listen(self) -> None:
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", self.port))
         self._listener.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def refuse(self) -> None:
+        """No tunnel can be dialled until listen(); those that are there go on."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(): a close alone would leave it listening
+        self._listener.close()
 
     def hold_down(self) -> None:
         self._flow.clear()
@@ -68,16 +77,14 @@ class Tap:
 
     def stop(self) -> None:
         self._flow.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.refuse()
         for link in self.links:
             link.cut()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                dialler, _ = self._listener.accept()
+                dialler, _ = listener.accept()
             except OSError:
                 return
             try:
