@@ -54,17 +54,21 @@ class LongPath(carriage.Story):
         with carriage.Readers([bulk]) as reader:
             self.path.carried()
             took, begin, before = [], time.monotonic(), reader.bytes
-            while time.monotonic() < begin + 12:
+            # BBR leaves the path empty for some 0.3 s every 10 s to measure it (PROBE_RTT), and whoever asks then waits for
+            # that. It is one request each time: of those of 30 s, some 500, the 99th percentile sees none of them.
+            while time.monotonic() < begin + 30:
                 asked = time.monotonic()
                 visitors.fetch(self.public, 10)
                 took.append(time.monotonic() - asked)
-                time.sleep(0.02)  # the pace of the small ones
+                time.sleep(0.005)  # the pace of the small ones
             elapsed = time.monotonic() - begin
             got, carried = reader.bytes - before, self.path.carried()["back"]
         self.say(f"download: {got / elapsed / 1e6:.2f} MB/s, {100 * carried['bytes'] / elapsed / link:.1f} % of the link full, "
                  f"{carried['dropped']} packets dropped")
-        self.measured("small requests", took, 0.095)
-        self.assertGreater(carried["bytes"] / elapsed, 0.85 * link, "95 % are promised; the rest is the machine's")
+        print(carriage.told("small requests", took), flush=True)
+        self.assertLessEqual(carriage.percentile(took, 0.5), 0.095)
+        self.assertLessEqual(carriage.percentile(took, 0.99), 0.150)
+        self.assertGreaterEqual(carried["bytes"] / elapsed, 0.95 * link)
 
     def rate(self, port: int, host: str, seconds: float) -> float:
         """Of one download, once it has reached it."""
@@ -90,7 +94,7 @@ class LongPath(carriage.Story):
             ours.append(self.rate(self.public, "", 4))
         share = sum(ours) / sum(plain)
         self.say(f"plain {[round(r / 1e6) for r in plain]} MB/s, ours {[round(r / 1e6) for r in ours]}: {100 * share:.0f} %")
-        self.assertGreater(share, 0.5, "80 % are promised; the rest is the machine's")
+        self.assertGreaterEqual(share, 0.8)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Slow(carriage.Story):
                 time.sleep(0.1)  # the pace of the honest ones
         print(carriage.told("established", established), flush=True)
         self.measured("new visitors", fresh, 0.1)
-        self.assertLess(max(fresh + established), carriage.TIMES * 1.0, "a busy machine's share in it is large")
+        # Every day the median is held to it, above: a busy machine's share in the slowest is large.
+        self.assertLess(max(fresh + established), carriage.TIMES * case.promised(0.1, 1.0))
 
     def test_50_of_100_never_read(self):
         """The other 50 keep their rate. It is measured before, beside and after the others' stall, because the rate of the
@@ -60,7 +61,8 @@ class Slow(carriage.Story):
         share = statistics.median(beside) / statistics.median(alone)
         self.say(f"50 readers: {statistics.median(alone) / 1e6:.0f} MB/s alone, {statistics.median(beside) / 1e6:.0f} "
                  f"beside 50 that never read: {100 * share:.1f} %")
-        self.assertGreater(share, 0.85, "5 % are promised; the rest is the noise of this measurement")
+        # They must lose less than 5 %. What else runs on the machine takes as much now and then.
+        self.assertGreater(share, case.promised(0.95, 0.85))
 
     @staticmethod
     def stalled(visits: list) -> None:
@@ -95,7 +97,7 @@ class Slow(carriage.Story):
         self.assertLessEqual(max(worst.values()), carriage.TIMES * 2.0)
         begin = time.monotonic()
         visitors.fetch(self.public, 5)
-        self.assertLess(time.monotonic() - begin, carriage.TIMES * 0.1 + case.SLACK_S)
+        self.assertLess(time.monotonic() - begin, carriage.TIMES * 0.1 + case.promised(0, case.SLACK_S))
 
     @staticmethod
     def memory(side) -> int:

@@ -25,7 +25,8 @@ class Ours(carriage.Story):
             took.append(time.monotonic() - up)
             for number in range(40):
                 visitors.fetch(self.public, 5)  # an error here is the failure: nobody fails after the first success
-        self.measured("the first success after the start", took, self.first_s + case.SLACK_S)
+        # From the start of the process, so with its own loading, which takes longer where others work too.
+        self.measured("the first success after the start", took, self.first_s, self.first_s + case.SLACK_S)
 
 
 class Stock(Ours):

@@ -9,9 +9,11 @@ from ebbtest import carriage, case
 @case.beyond_v2ray
 class _OurPortal(carriage.Closing):
     portal_kind = "ours"
-    close_s = 2.0 + case.SLACK_S  # Xray: our second of quiet, then its own
+    # 2 s are promised, and they are whole seconds of timers, each of which starts a message later: 4.34's and v2fly's own, one
+    # to two of a period of 1 s; with Xray our second of quiet, then its own. A busy machine adds to it.
+    close_s = 2.0 + case.promised(0.05, case.SLACK_S)
     left_s = 3.0
-    end_s = 0.02
+    end_s = case.promised(0.005, 0.02)  # a third process that waits for its turn on a busy machine: the stock one's threads
     transfer_s = 3.0
     early_gap_ms = 700
     gap_ms = 700    # a longer silence ends the stream at such a bridge, and nobody can help that

@@ -1,6 +1,7 @@
 """Visitors that read slowly or never, on the tunnel of a stock bridge, which knows no credit: it takes no new streams then,
 a further tunnel is called for, and who comes afterwards is served on that."""
 
+import statistics
 import threading
 import time
 import unittest
@@ -29,14 +30,13 @@ class V2rayBridge(carriage.Story):
     def alone(self) -> float:
         """What a visitor gets when he is the only one."""
         sock = self.flood()
-        rate = max(self.rate(sock, 1) for _ in range(3))
+        rate = statistics.median(self.rate(sock, 1) for _ in range(3))
         sock.close()
         return rate
 
     def those_who_come_afterwards(self) -> None:
         """A page ten times a second, each there within 3 s, and a download that has its full rate 3 s after it began."""
         pages, begin = [], time.monotonic()
-        alone, newcomers = self.before, []
 
         def come():
             known = time.monotonic()
@@ -52,16 +52,17 @@ class V2rayBridge(carriage.Story):
             thread.start()
         downloads = self.flood()
         wait.until("3 s have passed", lambda: time.monotonic() > begin + self.within_s, 10, step=0.01)
-        newcomers.append(max(self.rate(downloads, 1) for _ in range(2)))
+        # The first second counts; every day the better one of two, as something else may run on the machine in one.
+        newcomer = max(self.rate(downloads, 1) for _ in range(case.promised(1, 2)))
         downloads.close()
         for thread in threads:
             thread.join()
         slowest = max(p for p in pages if isinstance(p, float))
-        self.say(f"alone {alone / 1e6:.0f} MB/s, newcomer {newcomers[0] / 1e6:.0f} MB/s after 3 s; the slowest of "
+        self.say(f"alone {self.before / 1e6:.0f} MB/s, newcomer {newcomer / 1e6:.0f} MB/s after 3 s; the slowest of "
                  f"{len(pages)} pages took {slowest:.2f} s")
         self.assertEqual([p for p in pages if not isinstance(p, float)], [])
-        self.assertLess(slowest, self.within_s + case.SLACK_S)
-        self.assertGreater(newcomers[0], 0.6 * alone, "80 % are promised; the rest is the machine's")
+        self.assertLess(slowest, self.within_s + case.promised(0, case.SLACK_S))
+        self.assertGreaterEqual(newcomer, case.promised(0.8, 0.6) * self.before)
 
     def held_up(self) -> None:
         wait.until("the tunnel is held up", lambda: "holds up its tunnel" in self.portal.log(), 10, step=0.01)
@@ -89,7 +90,7 @@ class V2rayBridge(carriage.Story):
         begin = time.monotonic()
         with carriage.Readers([self.flood()]) as elsewhere:
             self.say(f"the next one was served after {time.monotonic() - begin:.1f} s")
-            self.assertLess(time.monotonic() - begin, self.within_s + case.SLACK_S)
+            self.assertLess(time.monotonic() - begin, self.within_s + case.promised(0, case.SLACK_S))
             elsewhere.rate_over(1)
             beside = elsewhere.rate_over(2)
             wait.until("the first is reset", lambda: "stalled stream was reset" in self.portal.log(), 15)

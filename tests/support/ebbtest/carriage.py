@@ -15,12 +15,15 @@ def median_ms(seconds: list[float]) -> float:
     return 1000 * statistics.median(seconds)
 
 
+def percentile(seconds: list[float], share: float) -> float:
+    """Of fewer than 100, the 99th is the largest."""
+    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))]
+
+
 def told(name: str, seconds: list[float]) -> str:
     """A line for the runner's report: the spread of what was measured."""
-    ordered = sorted(seconds)
-    at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99)]
-    return (f"| {name}: p50 {1000 * at[0]:.1f} ms, p99 {1000 * at[1]:.1f} ms, "
-            f"most {1000 * ordered[-1]:.1f} ms of {len(ordered)}")
+    at = [1000 * percentile(seconds, share) for share in (0.5, 0.99)]
+    return f"| {name}: p50 {at[0]:.1f} ms, p99 {at[1]:.1f} ms, most {1000 * max(seconds):.1f} ms of {len(seconds)}"
 
 
 class Story(case.PairCase):
@@ -29,10 +32,12 @@ class Story(case.PairCase):
     def say(self, text: str) -> None:
         print(f"| {text}", flush=True)
 
-    def measured(self, name: str, seconds: list[float], most_s: float) -> None:
-        """The median, of which a busy machine does not tell lies."""
+    def measured(self, name: str, seconds: list[float], most_s: float, everyday_s: float = 0) -> None:
+        """In the nightly form `most_s`, which is promised, holds for nine of ten: milliseconds are the machine's own now and
+        then. Every day the median keeps it, of which a busy machine does not tell lies, or `everyday_s`."""
         print(told(name, seconds), flush=True)
-        self.assertLessEqual(statistics.median(seconds), TIMES * most_s, name)
+        reached = percentile(seconds, case.promised(0.9, 0.5))
+        self.assertLessEqual(reached, TIMES * case.promised(most_s, everyday_s or most_s), name)
 
     def asked(self, command: bytes) -> tuple[socket.socket, origin.Visit]:
         """A visitor who has said `command`, and his connection as the origin sees it."""
@@ -150,7 +155,8 @@ class Closing(Story):
                 origin.discard(sock, 4 * pattern.MIB)
                 begin = time.monotonic()
                 how(sock)
-                wait.until("the origin is cut", lambda visit=visit: visit.cut, self.cancel_s + case.SLACK_S, step=0.005)
+                wait.until("the origin is cut", lambda visit=visit: visit.cut,
+                           self.cancel_s + case.promised(0, case.SLACK_S), step=0.005)
                 self.say(f"{how.__name__}: the origin was cut after {1000 * (visit.cut - begin):.0f} ms")
                 wait.until("2 s have passed", lambda begin=begin: time.monotonic() > begin + 2, 3)
                 for side in self.ours():

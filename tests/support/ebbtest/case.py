@@ -18,8 +18,16 @@ def alone(test):
     return test
 
 
+NIGHTLY = os.environ.get("EBB_NIGHTLY") == "1"
+
 # Minutes long: part of `./dev test --nightly` only.
-nightly = unittest.skipUnless(os.environ.get("EBB_NIGHTLY") == "1", "a long one: ./dev test --nightly")
+nightly = unittest.skipUnless(NIGHTLY, "a long one: ./dev test --nightly")
+
+
+def promised(figure, everyday):
+    """`figure`, what is promised, in the nightly form, which has the machine for itself; else `everyday`, which a machine that
+    others share can keep as well: the reason for it stands beside."""
+    return figure if NIGHTLY else everyday
 
 # What V2Ray itself does not manage (spec/reverse.md 10): asked of our program only, not of a self-check of the harness.
 beyond_v2ray = unittest.skipIf(programs.SELF_CHECK, "V2Ray itself does not do this")
