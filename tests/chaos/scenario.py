@@ -46,7 +46,7 @@ class Scenario(case.ProgramCase):
     exclusive = True
     limit_s = 240
     seconds = 12.0 if FULL else 2.0
-    workers = 4
+    workers = 4  # one for each core: with more of them than cores they take turns in every order, and scenarios count them
     portal_kind = bridge_kind = "ours"
     sysctls: dict = {}
     quick = QUICK  # timers; {}: the shipped ones

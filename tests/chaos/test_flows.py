@@ -1,8 +1,47 @@
-"""Ten thousand UDP flows at once (T32 and the load of worker/flow)."""
+"""UDP flows: over reloads back to back (T32), and ten thousand of them at once, with V2Ray at either end a thousand."""
 
-from ebbtest import case, datagrams, procfs
+from ebbtest import case, datagrams, ports, procfs
 
-from . import generator
+from . import actions, generator, scenario
+
+
+class T32Reloads(scenario.Scenario):
+    """200 flows, half of them through the bridge, half served by the portal's workers."""
+
+    flows, rate = 100, 10_000  # of each half: 100 datagrams a second and flow
+    seconds = 12.0 if scenario.FULL else 4.0
+
+    def test_back_to_back(self):
+        self.make_stack()
+        echo = generator.UdpOrigin(self.origin.port)
+        self.addCleanup(echo.close)
+        direct = ports.free_port()
+        self.portal.configure(lambda config: self.open_udp(config, direct))
+        self.start_services()
+        actions.good_reload(self.portal)
+        loads = [generator.FlowLoad(f"127.0.0.1:{port}", self.flows, self.rate * scenario.SCALE, self.seconds)
+                 for port in (self.public, direct)]
+        for load in loads:
+            self.addCleanup(load.close)
+        count = 0
+        while all(load.running() for load in loads):
+            actions.good_reload(self.portal)
+            actions.good_reload(self.bridge)
+            count += 1
+        for name, result in zip(("through the bridge", "by the workers"), (load.finish() for load in loads)):
+            lost = 1 - result["answered"] / result["sent"]
+            print(f"| {name}: sent {result['sent']}, lost {lost:.4%}, {count} reloads of each end", flush=True)
+            self.assertEqual((result["foreign"], result["doubled"]), (0, 0), result)
+            self.assertLessEqual(lost, 0.001, result)
+        self.assertGreaterEqual(count, 3)
+        self.finish(descriptors=False)  # the flows are idle, and stay for 120 s
+
+    def open_udp(self, config: dict, direct: int) -> None:
+        door = config["inbounds"][0]
+        door["settings"]["network"] = "tcp,udp"
+        config["inbounds"].append({**door, "tag": "direct", "port": direct})
+        config["outbounds"] = [{"tag": "out", "protocol": "freedom"}]
+        config["routing"]["rules"].insert(0, {"type": "field", "inboundTag": ["direct"], "outboundTag": "out"})
 
 
 class Flows(datagrams.UdpPair, case.PairCase):
@@ -70,7 +109,7 @@ class FlowsToV2rayBridge(Flows):
     def carry_a_thousand(self):
         self.rate = 500
         self.start_pair()
-        self.carry(0.01)
+        self.carry(0.001)
 
     test_ten_thousand_flows = None
 

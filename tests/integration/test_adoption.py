@@ -213,7 +213,6 @@ class Instances(operated.Orphaned):
         self.restart()
 
     def test_a_third_one_while_the_first_still_leaves(self):
-        self.timers = {"tunnelWait": "1s"}
         self.start_operated()
         stream, old = self.stream(), self.portal.main()
         self.ctl("upgrade")

@@ -98,7 +98,8 @@ class V2rayBridge(carriage.Story):
             elsewhere.rate_over(1)
             alone = elsewhere.rate_over(2)
         self.say(f"{beside / 1e6:.0f} MB/s beside him who never reads, {alone / 1e6:.0f} MB/s alone")
-        self.assertGreater(beside, 0.8 * alone)
+        # Both are the same if he is not noticed; ten seconds lie between them, in which a shared machine changes.
+        self.assertGreater(beside, case.promised(0.8, 0.6) * alone)
 
 
 class V2flyBridge(V2rayBridge):

@@ -13,6 +13,7 @@ class Operated(case.PairCase):
     # The only shipped defaults that are not in force here, and why. How a stream is carried is never changed.
     probation = "100ms"  # 10 s: what happens in it has tests of its own, which set it; all others would wait for its end
     timers: dict = {}    # of one test's own, over these
+    workers = 2  # one for each core: tests count them, and must find the same ones on every machine
     _TIMERS = {
         "respawnBackoff": 0,     # 1 s: a test that kills one process after another would measure the pauses between them
         "drainSpread": "100ms",  # 10 s: over how long tunnels move to a new broker; a test has one or two
@@ -28,7 +29,7 @@ class Operated(case.PairCase):
     def start_operated(self, env: dict | None = None, tapped: bool = False, **settings) -> None:
         """`env`: more of the portal's environment. `settings`: of the portal's ebbgate."""
         timers = {"probation": self.probation, **self._TIMERS, **self.timers}
-        self.make_pair(tapped=tapped, portal_extra={"ebbgate": {"workers": 2, "timers": timers, **settings}},
+        self.make_pair(tapped=tapped, portal_extra={"ebbgate": {"workers": self.workers, "timers": timers, **settings}},
                        bridge_extra={"ebbgate": {"timers": timers}})
         self.portal._env.update(env or {})
         self.config = self.portal.config
