@@ -9,7 +9,7 @@ from ebbtest import carriage, case, origin, pattern, visitors, wait
 
 @case.beyond_v2ray
 class OursAndOurs(carriage.Closing):
-    def test_every_order_of_ends(self):
+    def test_D3_every_order_of_ends(self):
         """Visitor first, origin first, both at once: with data after the other's end of stream."""
         self.start_pair()
         sock, visit = self.asked(b"FIN 100000\n")  # the origin ends its side, and counts what still comes

@@ -41,7 +41,7 @@ class Slow(carriage.Story):
         # Every day the median is held to it, above: a busy machine's share in the slowest is large.
         self.assertLess(max(fresh + established), carriage.TIMES * case.promised(0.1, 1.0))
 
-    def test_50_of_100_never_read(self):
+    def test_D2_50_of_100_never_read(self):
         """The other 50 keep their rate. It is measured before, beside and after the others' stall, because the rate of the
         machine itself wanders."""
         self.start_pair()

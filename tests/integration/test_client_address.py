@@ -64,7 +64,7 @@ class AddressCase(case.PairCase):
 
 
 class BridgeTells(AddressCase):
-    def test_origin_reads_who_visits(self):
+    def test_D4_origin_reads_who_visits(self):
         self.start_address_pair(bridge={"bridges": {"bridge": {"proxyProtocol": 1}}})
         status, header, own = self.visit(self.public)
         self.assertIn("200", status)
@@ -97,7 +97,7 @@ class BridgeTells(AddressCase):
 
 
 class SourceRules(AddressCase):
-    def test_rules_of_the_bridge_match_the_client(self):
+    def test_D4_rules_of_the_bridge_match_the_client(self):
         other = self.start_origin()
         rules = [{"type": "field", "inboundTag": ["bridge"], "source": ["203.0.113.0/24"], "outboundTag": "other"}]
         out = {"tag": "other", "protocol": "freedom", "settings": {"redirect": f"127.0.0.1:{other.port}"}}

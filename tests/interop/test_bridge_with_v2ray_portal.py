@@ -15,7 +15,7 @@ class BridgeBase(case.PairCase):
 
 
 class Control(BridgeBase):
-    def test_B1_heartbeats_arrive_and_go_nowhere(self):
+    def test_B1_B11_heartbeats_arrive_and_go_nowhere(self):
         """A bridge that did not recognise the control stream would send it to the redirect's UDP port, or dial."""
         self.make_pair(tapped=True)
         strays = self.watch_udp(self.web.port)

@@ -113,15 +113,6 @@ class V2flyBridge(case.PairCase):
         self.assertEqual(visitors.short_connections(self.public, 500, 25), [])
 
 
-@case.beyond_v2ray
-class D1Hello(operated.Operated):
-    def test_D1_features_are_the_same_on_both_sides(self):
-        self.start_pair(tapped=True)
-        for side in (self.portal, self.bridge):
-            wait.until(f"{side.name} knows the other one's kind",
-                       lambda side=side: [t["dialect"] for t in side.tunnels()] == ["ebbgate"], 2, step=0.05)
-
-
 del _C2OurBridge
 
 if __name__ == "__main__":

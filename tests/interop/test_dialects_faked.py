@@ -39,7 +39,7 @@ class DialectCase(case.ProgramCase):
 
 @case.beyond_v2ray
 class Dialects(DialectCase):
-    def test_c1_all_serve_in_one_pool(self):
+    def test_C1_all_serve_in_one_pool(self):
         self.start_pool()
         wait.until(f"each dialect is known\n{self.portal.tail(15)}",
                    lambda: self.dialects() == {"ebbgate", "v2ray", "v2fly", "xray"}, 20, step=0.1)
@@ -58,7 +58,7 @@ class Dialects(DialectCase):
 class LongDialects(DialectCase):
     limit_s = 300
 
-    def test_c1_an_xray_tunnel_lives_on(self):
+    def test_C1_an_xray_tunnel_lives_on(self):
         """It would have closed a tunnel after 60 s that nobody talks to under its name."""
         self.start_pool()
         wait.until("each dialect is known", lambda: len(self.dialects()) == 4, 20, step=0.1)

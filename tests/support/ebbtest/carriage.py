@@ -61,7 +61,7 @@ class Closing(Story):
     cancel_s = 2.0
 
     @case.alone  # milliseconds are measured
-    def test_a_visitors_close_reaches_the_origin(self):
+    def test_A12_a_visitors_close_reaches_the_origin(self):
         self.start_pair()
         took = []
         for _ in range(11):
@@ -103,14 +103,14 @@ class Closing(Story):
         self.say(f"the last of 150 was gone after {1000 * took:.0f} ms")
         self.assertLess(took, TIMES * self.left_s + case.SLACK_S)
 
-    def test_half_closed_visitor_gets_all_pieces(self):
+    def test_A12_half_closed_visitor_gets_all_pieces(self):
         self.start_pair()
         sock = self.connect(self.public)
         sock.sendall(b"PIECES 5 700 50000\n")
         sock.shutdown(socket.SHUT_WR)
         self.assertEqual(self._all_of(sock), 250_000)
 
-    def test_half_closed_visitor_waits_for_an_answer(self):
+    def test_A12_half_closed_visitor_waits_for_an_answer(self):
         """It begins `gap_ms` after his end of stream."""
         self.start_pair()
         sock, visit = self.asked(b"PIECES 1 %d 100000\n" % self.gap_ms)

@@ -1,4 +1,5 @@
-"""A TCP proxy between bridge and portal that notes when how many bytes went which way, without understanding them."""
+"""A TCP proxy between bridge and portal that notes when how many bytes went which way, without understanding them, and that
+can be a bad path: cut, standing still, a black hole, refusing."""
 
 import contextlib
 import socket
@@ -17,8 +18,14 @@ class Link:
         self.opened, self.closed_by = time.monotonic(), ""  # UP: the bridge ended first; DOWN: the portal did
         self.closed = 0.0
         self.events: list[tuple[float, str, int]] = []
-        self.opening = b""  # the first 4 KiB that the bridge sent, to be replayed
+        self.openings = {UP: b"", DOWN: b""}  # the first 4 KiB each way
+        self.black_hole = False  # nothing passes any more, the news of an end neither
         self.sockets = {UP: dialler, DOWN: listener}  # where bytes of that direction come from
+
+    @property
+    def opening(self) -> bytes:
+        """What the bridge sent first, to be replayed."""
+        return self.openings[UP]
 
     def total(self, way: str) -> int:
         return sum(n for _, w, n in list(self.events) if w == way)
@@ -47,7 +54,7 @@ class Tap:
     """Listens on `port`, dials `target` per connection. Down-stream bytes wait while `hold_down` is set."""
 
     def __init__(self, target: int):
-        self.port, self._target = ports.free_port(), target
+        self.port, self.target = ports.free_port(), target
         self.links: list[Link] = []
         self._flow = threading.Event()
         self._flow.set()
@@ -88,7 +95,7 @@ class Tap:
             except OSError:
                 return
             try:
-                portal = socket.create_connection(("127.0.0.1", self._target), 5)
+                portal = socket.create_connection(("127.0.0.1", self.target), 5)
             except OSError:
                 origin.reset(dialler)
                 continue
@@ -108,8 +115,10 @@ class Tap:
                 link.events.append((time.monotonic(), way, got))
                 if way == DOWN:
                     self._flow.wait(60)
-                elif len(link.opening) < 4096:
-                    link.opening += bytes(buffer[:got])
+                if len(link.openings[way]) < 4096:
+                    link.openings[way] += bytes(buffer[:got])
+                if link.black_hole:
+                    continue
                 ended_by = DOWN if way == UP else UP  # when the write fails it is the reader that went away
                 sink.sendall(buffer[:got])
                 ended_by = way
@@ -118,6 +127,8 @@ class Tap:
         if not link.closed:
             link.closed, link.closed_by = time.monotonic(), ended_by
         link.events.append((time.monotonic(), way, 0))
+        if link.black_hole:
+            return
         for sock in (sink, source):
             with contextlib.suppress(OSError):  # tunnels know no half-close: what one side ended is over
                 sock.shutdown(socket.SHUT_RDWR if sock is source else socket.SHUT_WR)
