@@ -42,13 +42,13 @@ class Slow(carriage.Story):
         self.assertLess(max(fresh + established), carriage.TIMES * case.promised(0.1, 1.0))
 
     def test_D2_50_of_100_never_read(self):
-        """The other 50 keep their rate. It is measured before, beside and after the others' stall, because the rate of the
-        machine itself wanders."""
+        """The other 50 keep their rate. The machine's own wanders by a fifth within seconds, so what they get beside those is
+        compared with what they got just before and after, and it takes many rounds to tell 5 %."""
         self.start_pair()
         with carriage.Readers(self.flood(50)) as readers:
             readers.rate_over(1)
             alone, beside = [readers.rate_over(2)], []
-            for _ in range(2):
+            for _ in range(case.promised(12, 2)):
                 known = len(self.web.visits)
                 deaf = self.flood(50)
                 self.stalled(self.web.visits[known:])
@@ -58,11 +58,13 @@ class Slow(carriage.Story):
                 readers.rate_over(0.5)
                 alone.append(readers.rate_over(2))
             self.assertEqual(readers.ended, 0)
-        share = statistics.median(beside) / statistics.median(alone)
+        shares = [2 * rate / (alone[i] + alone[i + 1]) for i, rate in enumerate(beside)]
+        share, unsure = statistics.mean(shares), statistics.stdev(shares) / len(shares) ** 0.5
         self.say(f"50 readers: {statistics.median(alone) / 1e6:.0f} MB/s alone, {statistics.median(beside) / 1e6:.0f} "
-                 f"beside 50 that never read: {100 * share:.1f} %")
-        # They must lose less than 5 %. What else runs on the machine takes as much now and then.
-        self.assertGreater(share, case.promised(0.95, 0.85))
+                 f"beside 50 that never read: {100 * share:.1f} % ± {100 * unsure:.1f}")
+        # They must lose less than 5 %. Single rounds differ by 10 %, so of twelve the mean is known to some 3 %, and a loss
+        # counts that is larger than that. Every day there are two rounds, of which no more can be told.
+        self.assertGreater(share + case.promised(unsure, 0), case.promised(0.95, 0.85))
 
     @staticmethod
     def stalled(visits: list) -> None:
