@@ -1,5 +1,5 @@
 // The child's side of adoption: what the end of the supervisor means, and how the next one gets in.
-// Source: spec/processes.md 9.4.
+// Source: PROTOCOL.md, adoption.
 #include <sys/socket.h>
 #include <unistd.h>
 

@@ -1,5 +1,5 @@
 // One end of a link between two of our processes: a SEQPACKET socket that carries messages and fds.
-// Knows no event loop: it is an fd, on_readable() and on_writable(). Source: spec/processes.md 5.
+// Knows no event loop: it is an fd, on_readable() and on_writable(). Source: PROTOCOL.md, reading a link.
 #pragma once
 
 #include <cstring>
@@ -87,7 +87,7 @@ class Channel final : public Sender {
   Channel(Fd fd, Link link, Role self, Role peer, Options options);
 
   /// -1 after close(). After a fault it is still open, so that it can be taken out of an epoll set: that knows
-  /// descriptions, and a copy elsewhere would keep the entry alive (spec/processes.md 13.11).
+  /// descriptions, and a copy elsewhere would keep the entry alive.
   int fd() const { return fd_.get(); }
   /// False after close() or a fault. A dead peer leaves it open: its last messages are still to be read.
   bool open() const { return fd_ && fault_ == FaultCode::none; }

@@ -81,7 +81,7 @@ class ChildHandler {
   /// back.
   virtual void on_broker_state(const BrokerState&) {}
 
-  // CONFIG_UPDATE, brokers only: a worker's generation is its configuration (spec/processes.md 9.1).
+  // CONFIG_UPDATE, brokers only: a worker's generation is its configuration.
   /// Build the tables of `gen` beside the old ones: what is new can be used from here on, nothing is taken away. A
   /// second PREPARE replaces the first. Errors: it cannot be used, and nothing was prepared. The snapshot is checked
   /// and valid during the call.
@@ -101,7 +101,7 @@ class ChildHandler {
   virtual std::string on_query(std::string_view request) = 0;
   virtual Vitals on_ping() = 0;
 
-  // Adoption (spec/processes.md 9.4): only of children that got COMMIT and have an adoption socket.
+  // Adoption (PROTOCOL.md): only of children that got COMMIT and have an adoption socket.
   /// The supervisor has been gone for so long; called at once and then every minute. Nobody restarts or reloads now:
   /// everything else goes on as it was.
   virtual void on_orphaned(Duration) {}

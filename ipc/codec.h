@@ -50,9 +50,9 @@ class Direction {
   Direction(Link link, Role sender);
 
   /// Checks one message completely. On `none` the direction has advanced (seq, phase, chain).
-  /// Only the header's nfds is judged; whether as many arrived is the channel's business (CTRUNC, section 5).
+  /// Only the header's nfds is judged; whether as many arrived is the channel's business (CTRUNC).
   /// An unknown type without CRITICAL passes with `*known` false: skip it.
-  /// Source: spec/processes.md 6.
+  /// Source: PROTOCOL.md.
   FaultCode accept(const Header& header, ConstSpan body, bool* known = nullptr);
 
   /// For the sending side: what accept() at the other end would say of this message; does not advance.

@@ -1,5 +1,5 @@
 // Anonymous files passed between processes: sealed snapshots that nobody can change, shared tables that nobody can
-// resize. Source: spec/processes.md 6.2 (CONFIG, SECRETS, SHM).
+// resize. CONFIG, SECRETS and SHM of PROTOCOL.md.
 #pragma once
 
 #include <cstddef>

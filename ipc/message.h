@@ -1,5 +1,5 @@
 // Every message between our processes, as plain structs in host byte order (same machine, same binary).
-// Catalogue with directions and meanings: ipc/PROTOCOL.md; source: spec/processes.md 6.
+// Catalogue with directions and meanings: ipc/PROTOCOL.md.
 #pragma once
 
 #include <array>

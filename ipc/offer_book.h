@@ -1,5 +1,5 @@
 // The worker's side of the handoff: every connection it wants the broker to carry, until the broker has said TAKE.
-// No IO and no clock: links are Senders, time is an argument. Source: spec/processes.md 7.1, 7.2, 7.4.
+// No IO and no clock: links are Senders, time is an argument. Source: PROTOCOL.md, worker's side.
 #pragma once
 
 #include <chrono>

@@ -1,5 +1,5 @@
 // The broker's side of the handoff: offers of all workers, parked until a tunnel is there, taken at the last moment.
-// No IO and no clock: links are Senders, time is an argument. Source: spec/processes.md 7.1, 7.3, 6.4.
+// No IO and no clock: links are Senders, time is an argument. Source: PROTOCOL.md, broker's side.
 #pragma once
 
 #include <chrono>

@@ -1,6 +1,6 @@
 // What must not be accepted twice, shared by the workers of all generations: one mapping, atomics, no locks, nothing to
 // repair after a SIGKILL. Exact enough (38-bit fingerprints under a secret key), never forgets early: full = refuse.
-// Source: spec/processes.md 8; PROTOCOL.md says where the cell differs and why.
+// Source: PROTOCOL.md, replay table.
 #pragma once
 
 #include <atomic>

@@ -113,6 +113,12 @@ const RenderedField* find_connection(std::span<const RenderedField> fields) {
   return found == fields.end() ? nullptr : &*found;
 }
 
+/// How many more there were (sparingly.h): none is not worth a person's attention.
+bool says_nothing(const RenderedField& field) {
+  const auto* count = std::get_if<std::uint64_t>(&field.value);
+  return count != nullptr && *count == 0 && field.key == "others";
+}
+
 }  // namespace
 
 bool LineBody::add(std::string_view piece) {
@@ -155,7 +161,7 @@ void event_as_text(LineBody& line, Level level, std::string_view component, std:
   line.add(": ");
   if (!add_escaped(line, message, Escape::plain, kMaxMessageBytes)) line.cut(line.size());
   for (const RenderedField& field : fields) {
-    if (&field == connection) continue;
+    if (&field == connection || says_nothing(field)) continue;
     const std::size_t before = line.size();
     if (!line.add(" ") || !line.add(field.key) || !line.add("=") || !add_value(line, field.value, Escape::quotes))
       line.cut(before);

@@ -26,7 +26,7 @@ constexpr auto kLeaveTick = std::chrono::milliseconds(100);  // between two look
 /// Numbers of tunnels for each broker generation: several of them may live at once.
 constexpr std::uint64_t kTunnelNumbers = 1'000'000;
 
-/// UDP slots are read here (spec/processes.md 3.6), the others are in escrow only.
+/// UDP slots are read here, because this process outlives reloads, and flows with it; the others are in escrow only.
 bool is_datagram(int fd) {
   int type = 0;
   socklen_t size = sizeof type;
@@ -211,7 +211,7 @@ void Broker::use_limits() {
   plant_->flows().set_most(std::min(flow::Flows::kMost, fd_limit() / 2));
 }
 
-// --- a reload (spec/processes.md 9.1) --------------------------------------------------------------------------------
+// --- a reload: CONFIG_UPDATE (ipc/PROTOCOL.md) -----------------------------------------------------------------------
 
 Result<ipc::UpdateVerdict> Broker::on_update_prepare(std::uint64_t gen, std::string_view snapshot) {
   if (!plant_) return std::unexpected{Error{Errc::protocol, "an update came before the configuration", {}}};
@@ -278,7 +278,7 @@ void Broker::on_link(const ipc::LinkAdd& link, Fd end) {
   arm_intake();
 }
 
-/// Ours (spec/processes.md 9.3): a successor is there, or is gone again. Unlike DRAIN this may be taken back.
+/// Ours: a successor is there, or is gone again. Unlike DRAIN this may be taken back.
 void Broker::on_broker_state(const ipc::BrokerState& state) {
   if (!plant_ || draining_ || over_ || state.broker_gen != ctl_->control.gen()) return;
   if (state.state == ipc::BrokerPhase::draining) begin_leaving();

@@ -101,7 +101,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
     Fd socket;
     ipc::AdoptSlot slot;
   };
-  std::map<std::uint32_t, Escrowed> escrow_;  // slots we never poll (spec/processes.md 3.3)
+  std::map<std::uint32_t, Escrowed> escrow_;  // slots we never poll: their queues survive all who do
   std::unique_ptr<ipc::OfferIntake> intake_;
   std::map<PortalKey, std::size_t> reserved_;  // visitors chosen and not yet owned: their number is their ticket
   std::unique_ptr<Plant> plant_;

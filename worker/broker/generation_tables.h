@@ -1,6 +1,6 @@
 // What the ids of an offer mean: one table per configuration generation, and keys that mean the same in all of them.
 // Says which portals and bridges have to exist and whose tunnels may go on; holds none of them. No IO, time is an
-// argument. Source: spec/processes.md 6.3, 9.1.
+// argument. Offers carry numbers of their sender's generation: ipc/PROTOCOL.md.
 #pragma once
 
 #include <cstddef>

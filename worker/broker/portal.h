@@ -132,7 +132,7 @@ class Portal {
   std::size_t drain_some(const Which& which);
   /// A new configuration has it too: the settings it came with, and those in its home, from now on.
   void update(const config::Portal& settings);
-  /// Planned replacement (spec/processes.md 9.3): bridges are asked to dial anew, each at some point of `spread`;
+  /// Planned replacement: bridges are asked to dial anew, each at some point of `spread`;
   /// visitors are served as long as they come here.
   void drain(Duration spread = Duration(0));
   /// Takes it back.

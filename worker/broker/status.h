@@ -1,4 +1,4 @@
-// The broker's part of `ebbgate ctl status`. Shape: spec/processes.md 11.2.
+// The broker's part of `ebbgate ctl status`.
 #pragma once
 
 #include <string>

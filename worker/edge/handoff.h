@@ -34,7 +34,7 @@ class Handoff {
   void send_goaway();
 
   /// Offers a connection, now if there is room. One that was accepted and not sent dies with this process, so none is
-  /// kept back to share a message with others: 32 in one would save 2 us each (spec/processes.md 5), a hundredth of
+  /// kept back to share a message with others: 32 in one would save 2 us each, a hundredth of
   /// what a connection costs. False: it could not be taken over, and `fd` is untouched.
   bool offer(const ipc::OfferRecord& record, Fd& fd, Bytes& blob);
   /// There is a broker with credit.

@@ -1,5 +1,6 @@
 // The slots this worker polls: level-triggered, at most 64 accepts a wake-up each, never listen() or shutdown().
-// Source: spec/processes.md 3.2.
+// Others hold the same sockets: shutdown() would reset the queue of all, another backlog would hold for all. And nobody
+// is accepted only to be closed: the kernel's queue holds who comes while descriptors are short.
 #pragma once
 
 #include <cstdint>

@@ -31,7 +31,7 @@ void MuxServer::on_stream_opened(StreamId stream, const Target& target, ConstSpa
   subject.target = &target;
   const auto decision = edge_.router_.decide(subject);
   if (decision.kind != routing::Decision::Kind::outbound) {
-    // Streams cannot be handed to the broker yet (class RELAY of spec/processes.md 4).
+    // Streams cannot be handed to the broker yet: only whole connections have a descriptor.
     if (!warned_) {
       log_event(log::Level::warning, "edge/mux", "stream was refused: a portal cannot be reached through mux",
                 kv("conn", request_.conn), kv("peer", request_.source), kv("target", target));

@@ -1,5 +1,5 @@
 // A forward-mux connection (`"mux": {"enabled": true}` at the client): the acceptor's end of a Mux.cool connection
-// whose streams are routed one by one. Source: spec/mux-cool.md 5.1, 9.
+// whose streams are routed one by one. Source: common/protocol/mux/PROTOCOL.md.
 #pragma once
 
 #include <memory>

@@ -194,7 +194,7 @@ void Edge::offer(const Request& request, Client client, std::size_t portal_index
   const std::string* name = request.target.name();
   const bool registers = name != nullptr && *name == portal.domain && request.target.network == Network::tcp;
   if (registers && !may_register(*request.inbound->settings, request.source, portal)) {
-    // As a visitor the bridge would send it straight back: a registration by a stranger (spec/reverse.md 4.6).
+    // As a visitor the bridge would send it straight back: a registration by a stranger.
     return refuse(request, std::move(client), log::Level::warning,
                   "it names the portal's domain without the right to register as a bridge");
   }

@@ -9,7 +9,10 @@
 
 namespace ebb::edge {
 
-/// Whether a connection that names the portal's domain is a bridge registering: spec/config.md 7, registration rule.
+/// Whether a connection that names the portal's domain (before any sniffing) is a bridge registering. Either the
+/// inbound authenticates; or it is a dokodemo-door that is set to the domain and `source` is this machine. An inbound
+/// that lets strangers name the target never is, not even from this machine: a local proxy would put everybody there.
+/// `allowUnauthenticated` of the portal drops all that.
 bool may_register(const config::Inbound& inbound, const Endpoint& source, const config::Portal& portal);
 
 class Session {

@@ -1,5 +1,6 @@
 // The UDP addresses that a process serves: a flow for each client of each, as long as he sends or is answered.
-// Source: spec/processes.md 3.6.
+// A socket is read by one process only, that which outlives reloads, and stays one of a fixed number with SO_REUSEPORT:
+// so the kernel's hash keeps every flow on its socket.
 #pragma once
 
 #include <cstdint>

@@ -22,8 +22,8 @@ struct OriginWay {
   std::optional<IpAddress> bind;
 };
 
-/// One unconnected socket per address family, as stock programs have: answers are taken from whoever sends them
-/// (spec/proxies.md 7.3), since protocols such as TFTP answer from another port.
+/// One unconnected socket per address family, as stock programs have: answers are taken from whoever sends them,
+/// since protocols such as TFTP answer from another port.
 class OriginEnd final : public DatagramEnd {
  public:
   static constexpr std::size_t kMaxWaiting = 16;              // datagrams, while a name is looked up

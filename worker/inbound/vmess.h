@@ -32,7 +32,8 @@ struct VmessRequest {
 };
 
 /// Reads the request header; what follows it stays in the conversation. Nothing is ever written. After an error close
-/// the connection plainly, at once: draining (spec/vmess.md 6.3) is over by then. Errors: auth ("replayed header": for
+/// the connection plainly, at once: draining (reading on for a while, so that a prober
+/// learns nothing from when we close) is over by then. Errors: auth ("replayed header": for
 /// logs only), timeout, closed.
 net::Task<Result<VmessRequest>> accept_vmess(net::Conversation& client, const Gate& gate);
 

@@ -40,8 +40,8 @@ void SocketSide::on_wire_sent_all() {
 }
 
 void SocketSide::after_all_sent() {
-  // Closing with unread bytes in the socket would reset the peer and may destroy our last bytes on their way
-  // (spec/processes.md 13.8): wait for his end first, but not for ever.
+  // Closing with unread bytes in the socket would reset the peer and may destroy our last bytes on their way:
+  // wait for his end first, but not for ever.
   if (wire_.ended()) return relay_->on_wound_down(*this);
   wire_.loop().arm(linger_, parting_.linger);
 }

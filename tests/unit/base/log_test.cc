@@ -122,6 +122,11 @@ TEST(AccessLog, WritesObjects) {
 
 TEST(ErrorLog, KeepsV2RaysLine) {
   Sheet sheet;
+  const std::uint64_t none = 0, some = 3;
+  EXPECT_EQ(sheet.event(Level::info, "portal", "tunnel closed", kv("tag", "p"), kv("others", none)),
+            "2026/11/20 23:09:42 [Info] portal: tunnel closed tag=p\n");
+  EXPECT_EQ(sheet.event(Level::info, "portal", "tunnel closed", kv("tag", "p"), kv("others", some)),
+            "2026/11/20 23:09:42 [Info] portal: tunnel closed tag=p others=3\n");
   EXPECT_EQ(sheet.event(Level::warning, "component", "message > cause > deeper cause", kv("conn", 1294272712u)),
             "2026/11/20 23:09:42 [Warning] [1294272712] component: message > cause > deeper cause\n");
   EXPECT_EQ(sheet.event(Level::info, "reverse", "tunnel lost", kv("tag", Tag{"portal"}), kv("peer", kPeer),

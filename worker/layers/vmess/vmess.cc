@@ -53,7 +53,7 @@ MutSpan VmessServerLayer::seal(std::span<const ConstSpan> parts, MutSpan out, st
 }
 
 std::size_t VmessServerLayer::seal_end(MutSpan out) {
-  // Ended before any downlink byte: the header alone, no end chunk (spec/vmess.md 11).
+  // Ended before any downlink byte: the header alone, no end chunk.
   if (!state_.response_sent) return put_response(out);
   return sealer().seal_end(out);
 }

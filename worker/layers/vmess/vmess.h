@@ -1,4 +1,4 @@
-// VMess as a layer: the bodies of both directions, the headers in front of them. spec/vmess.md 7, 8.
+// VMess as a layer: the bodies of both directions, the headers in front of them. The format: common/protocol/vmess.
 #pragma once
 
 #include <memory>
