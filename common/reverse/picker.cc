@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 namespace ebb::reverse {
 namespace {
@@ -124,9 +125,12 @@ std::optional<std::size_t> Picker::pick(std::span<const Candidate> tunnels, std:
   forget_gone();
   if (const auto bridge = choose_bridge(visitor_key)) return choose_tunnel(tunnels, *bridge);
   std::optional<std::size_t> last;
-  const auto avoided = [](const Candidate& tunnel) { return tunnel.standing == Standing::failing; };
+  // Lower is better; of equals the youngest.
+  const auto cost = [](const Candidate& tunnel) {
+    return std::tuple(tunnel.standing == Standing::failing, tunnel.congested, tunnel.congested ? tunnel.streams : 0);
+  };
   for (std::size_t i = 0; i < tunnels.size(); ++i) {
-    if (tunnels[i].last_resort && (!last || !avoided(tunnels[i]) || avoided(tunnels[*last]))) last = i;
+    if (tunnels[i].last_resort && (!last || cost(tunnels[i]) <= cost(tunnels[*last]))) last = i;
   }
   return last;
 }

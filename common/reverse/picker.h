@@ -25,7 +25,8 @@ enum class PickPolicy : std::uint8_t {
 struct Candidate {
   TunnelId id;
   bool usable = true;        // PortalTunnel::pickable(), and the transport is not stalled
-  bool last_resort = false;  // PortalTunnel::pickable_as_last(): draining but alive
+  bool last_resort = false;  // PortalTunnel::pickable_as_last(): draining but alive, or
+  bool congested = false;    // held up and without help
   std::size_t streams = 0;
   std::size_t bytes_in_flight = 0;
   // Of its bridge:
@@ -41,8 +42,9 @@ class Picker {
   explicit Picker(PickPolicy policy = PickPolicy::least) : policy_(policy) {}
   PickPolicy policy() const { return policy_; }
   /// Index into `tunnels`. `visitor_key` is any stable hash of the visitor (hash policy only). Among the usable whose
-  /// bridge is not avoided; if none, among all usable; if none, the youngest last resort (`tunnels` are in order of
-  /// arrival); if none, nullopt: wait or refuse.
+  /// bridge is not avoided; if none, among all usable; if none, a last resort whose bridge is not avoided, of those one
+  /// that is not congested, the youngest (`tunnels` are in order of arrival), or else the congested one with the fewest
+  /// streams; if none, nullopt: wait or refuse.
   std::optional<std::size_t> pick(std::span<const Candidate> tunnels, std::uint64_t visitor_key = 0);
   /// Bridges it remembers: for tests.
   std::size_t remembered() const { return bridges_.size(); }

@@ -12,7 +12,7 @@ namespace ebb::broker {
 namespace {
 
 constexpr std::size_t kMaxRemembered = 4096;
-constexpr std::ptrdiff_t kManyHeldUp = 8;  // tunnels: from here on who causes it gets no further ones
+constexpr std::size_t kManyHeldUp = 8;  // tunnels of a bridge: from here on who causes it gets no further ones
 
 /// Tunnels of one user of one inbound come from one bridge, as far as a stock bridge lets us know.
 std::uint64_t key_of(const TunnelOffer& offer) {
@@ -227,7 +227,9 @@ void Portal::resume() {
 bool Portal::crowds(const VisitorAddress& visitor) const {
   if (!visitor.source || visitor.source->ip.loopback()) return false;
   if (home_.sources.bytes(source_of(visitor)) <= tunnel_limits().source_buffer) return false;
-  return std::ranges::count_if(links_, [](const auto& link) { return link->plan().congested(); }) >= kManyHeldUp;
+  std::map<std::uint64_t, std::size_t> held_up;  // by bridge, of which each may have so many
+  for (const auto& link : links_) held_up[link->bridge_key()] += link->plan().congested() ? 1 : 0;
+  return std::ranges::all_of(held_up, [](const auto& each) { return each.second >= kManyHeldUp; });
 }
 
 PortalLink* Portal::pick(const Target& target, std::uint64_t visitor_key, const VisitorAddress& visitor) const {
@@ -238,8 +240,11 @@ PortalLink* Portal::pick(const Target& target, std::uint64_t visitor_key, const 
     reverse::Candidate candidate;
     candidate.id = link->id();
     const auto& plan = link->plan();
-    candidate.usable = !link->dead() && (crowds_them ? plan.congested() && plan.could_serve(now) : plan.pickable(now));
+    const bool joins =
+        plan.congested() && plan.could_serve(now) && plan.state() != reverse::PortalTunnel::State::draining;
+    candidate.usable = !link->dead() && (crowds_them ? joins : plan.pickable(now));
     candidate.last_resort = !link->dead() && plan.pickable_as_last(now);
+    candidate.congested = plan.congested();
     candidate.streams = link->plan().user_streams();
     candidate.bytes_in_flight = link->tunnel().unsent();
     candidate.bridge = link->bridge();

@@ -168,6 +168,21 @@ TEST(Picker, FallsBackToTheYoungestDrainingOne) {
   }
 }
 
+TEST(Picker, HeldUpOnesAreTheVeryLast) {
+  Picker picker;
+  auto tunnels = three();
+  for (auto& t : tunnels) {
+    t.usable = false;
+    t.last_resort = t.congested = true;
+  }
+  tunnels[0].streams = 9;
+  tunnels[1].streams = 2;
+  tunnels[2].streams = 3;
+  EXPECT_EQ(picker.pick(tunnels), 1U) << "they share who comes";
+  tunnels[0].congested = false;
+  EXPECT_EQ(picker.pick(tunnels), 0U) << "it drains, but is fast";
+}
+
 TEST(Picker, AvoidsAFailingBridgeWhileThereIsAnother) {
   for (const auto policy : {PickPolicy::least, PickPolicy::roundrobin, PickPolicy::hash, PickPolicy::order}) {
     Picker picker(policy);

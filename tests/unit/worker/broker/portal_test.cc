@@ -109,6 +109,9 @@ TEST_F(PortalTest, WhoHoldsUpManyTunnelsGetsNoFurtherOne) {
     EXPECT_TRUE(visitors.back()) << ip;
     return streams_of(8) > before;
   };
+  portal->links()[0]->drain_in(0s);
+  ASSERT_EQ(portal->links()[0]->plan().state(), reverse::PortalTunnel::State::draining);
+  const std::size_t on_draining = streams_of(0);
   tunnel::Laggards laggards({}, &home.sources);
   for (const char* heavy : {"198.51.100.7", "2001:db8::1", "127.0.0.1"}) {
     EXPECT_TRUE(come_to_the_free_one(heavy));
@@ -118,6 +121,7 @@ TEST_F(PortalTest, WhoHoldsUpManyTunnelsGetsNoFurtherOne) {
     EXPECT_TRUE(come_to_the_free_one("198.51.100.8"));
     EXPECT_EQ(come_to_the_free_one("2001:db8::2"), std::string(heavy) != "2001:db8::1") << "the same network";
   }
+  EXPECT_EQ(streams_of(0), on_draining);
 }
 
 TEST_F(PortalTest, SaysEachTunnelThatClosesUntilItIsAFlood) {
