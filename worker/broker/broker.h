@@ -95,7 +95,7 @@ class Broker final : public ipc::ChildHandler, public ipc::OfferHost {
   crypto::SystemRandom random_;
   Visitors visitors_;
   relay::Relays relays_;
-  relay::Shortage shortage_{relays_, blocks_};
+  relay::Shortage shortage_{loop_, blocks_};
   Fd error_log_, access_log_;
   struct Escrowed {
     Fd socket;

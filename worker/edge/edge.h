@@ -158,7 +158,7 @@ class Edge {
   relay::BlockPool blocks_;
   relay::Roster<Member> roster_;
   relay::Relays relays_;
-  relay::Shortage shortage_{relays_, blocks_};
+  relay::Shortage shortage_{loop_, blocks_};
   flow::Roster<Member> flow_roster_;
   flow::Flows flows_;
   outbound::Outbounds outbounds_;

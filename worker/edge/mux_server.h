@@ -22,6 +22,7 @@ class MuxServer final : public tunnel::Link<reverse::ForwardMux> {
 
  private:
   void on_tunnel_moved() override;
+  bool expendable() const override { return true; }
   void on_tunnel_over(const Error& why) override;
   void on_stream_opened(StreamId stream, const Target& target, ConstSpan trailing) override;
   void refuse_for_want_of_room(StreamId stream);

@@ -33,7 +33,7 @@ void WireEnd::dial(net::UvLoop& loop, net::DialPlan plan) {
 bool WireEnd::send(ConstSpan datagram, const Target*) {
   return send_led(datagram, [this](ConstSpan out) {
     // An empty one would be the end mark; one chunk more than the datagram would be another datagram.
-    const std::size_t most = wire_.attached() ? kMostUnsent : relay::Wire::kDialling;
+    const std::size_t most = wire_.attached() && !wire_.pressed() ? kMostUnsent : relay::Wire::kDialling;
     if (out.empty() || out.size() > max_datagram_ || wire_.queued() > most) return false;
     wire_.send(out);
     return true;

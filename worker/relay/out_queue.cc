@@ -25,12 +25,22 @@ BlockPool::Block* BlockPool::take() {
 
 void BlockPool::give(Block* block) {
   --in_use_;
+  if (!waiters_.empty() && !over_limit()) tell_waiters();
   if (kept_ >= kKept) {
     delete block;
     return;
   }
   ++kept_;
   block->next = std::exchange(free_, block);
+}
+
+void BlockPool::set_limit(std::size_t bytes) {
+  limit_ = bytes;
+  if (!over_limit()) tell_waiters();
+}
+
+void BlockPool::tell_waiters() {
+  for (Waiter* waiter : std::exchange(waiters_, {})) waiter->on_memory();
 }
 
 MutSpan OutQueue::room(std::size_t n) {

@@ -14,6 +14,8 @@
 
 namespace ebb::relay {
 
+class Wire;
+
 /// Fixed-size blocks; freed ones are kept for the next writer, up to a bound. One pool per loop.
 class BlockPool {
  public:
@@ -35,6 +37,14 @@ class BlockPool {
    protected:
     ~Watcher() = default;
   };
+  /// Is told once, when the limit holds again: somewhere in somebody's write.
+  class Waiter {
+   public:
+    virtual void on_memory() = 0;
+
+   protected:
+    ~Waiter() = default;
+  };
 
   BlockPool() = default;
   BlockPool(const BlockPool&) = delete;
@@ -45,17 +55,25 @@ class BlockPool {
   std::size_t bytes_in_use() const { return in_use_ * kBlockBytes; }
   /// What queues may hold in all (`limits.memory`): above, tunnels with slow consumers are not read, and nothing is
   /// read for a queue that holds anything. None by default.
-  void set_limit(std::size_t bytes) { limit_ = bytes; }
+  void set_limit(std::size_t bytes);
   std::size_t limit() const { return limit_; }
   void watch(Watcher* watcher) { watcher_ = watcher; }
+  void wait(Waiter& waiter) { waiters_.push_back(&waiter); }
+  void forget(Waiter& waiter) { std::erase(waiters_, &waiter); }
   bool over_limit() const { return bytes_in_use() > limit_; }
 
  private:
+  friend class Wire;
+  friend class Shortage;
+  void tell_waiters();
+
   Block* free_ = nullptr;
   std::size_t kept_ = 0;
   std::size_t in_use_ = 0;
   std::size_t limit_ = static_cast<std::size_t>(-1);
   Watcher* watcher_ = nullptr;
+  std::vector<Waiter*> waiters_;
+  Wire* wires_ = nullptr;  // all that may hold blocks
 };
 
 class OutQueue final : public layers::Outlet {

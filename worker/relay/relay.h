@@ -42,8 +42,6 @@ class Side {
   static constexpr std::size_t kEverything = static_cast<std::size_t>(-1);
   /// Bytes of the other side that are still here.
   virtual std::size_t queued() const = 0;
-  /// They are this stream's own, not those of all streams of a tunnel.
-  virtual bool owns_queue() const { return true; }
   /// Bytes passed on for good, ever: what tells a slow consumer from a dead one.
   virtual std::uint64_t delivered() const = 0;
   /// Whether on_consumer_progress() should be called: who owes its peer credit for what the other side passes on.
@@ -126,7 +124,6 @@ class Relay {
 
  private:
   friend class Relays;
-  friend class Shortage;
   void origin_ended(const Side& from, const Error* failure);
   void finish();
   void arm();
@@ -155,7 +152,6 @@ class Relay {
   Relay* prev_ = nullptr;
   Relay* next_ = nullptr;
   bool held_ = false;
-  bool marked_ = false;  // by Shortage
   Relay* prev_held_ = nullptr;
   Relay* next_held_ = nullptr;
 };
@@ -181,7 +177,6 @@ class Relays {
 
  private:
   friend class Relay;
-  friend class Shortage;
   void bury(Relay& relay);
   void hold(Relay& relay);
   void let_go(Relay& relay);

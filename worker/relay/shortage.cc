@@ -1,6 +1,7 @@
 #include "worker/relay/shortage.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -8,8 +9,8 @@
 
 namespace ebb::relay {
 
-Shortage::Shortage(Relays& relays, BlockPool& blocks)
-    : relays_(relays), blocks_(blocks), timer_([](void* self) { static_cast<Shortage*>(self)->look(); }, this) {
+Shortage::Shortage(net::Loop& loop, BlockPool& blocks)
+    : loop_(loop), blocks_(blocks), timer_([](void* self) { static_cast<Shortage*>(self)->look(); }, this) {
   blocks_.watch(this);
 }
 
@@ -17,57 +18,56 @@ Shortage::~Shortage() { blocks_.watch(nullptr); }
 
 /// In the middle of somebody's write: the look itself is for later.
 void Shortage::on_over_limit() {
-  if (!timer_.armed()) relays_.loop().arm(timer_, Duration(0));
+  if (!timer_.armed()) loop_.arm(timer_, Duration(0));
 }
 
 void Shortage::look() {
-  if (!blocks_.over_limit()) {
+  const bool over = watching_ ? blocks_.bytes_in_use() > enough() : blocks_.over_limit();
+  if (!over) {
     marks_.clear();
     watching_ = false;
     return;
   }
-  if (std::exchange(watching_, true)) reset_some();
+  if (std::exchange(watching_, true)) give_some_up();
   mark_all();
-  relays_.loop().arm(timer_, limits_.stall);
+  loop_.arm(timer_, limits_.stall);
 }
 
 void Shortage::mark_all() {
   marks_.clear();
-  for (Relay* relay = relays_.head_; relay != nullptr; relay = relay->next_) {
-    relay->marked_ = relay->queued() > 0;
-    if (relay->marked_) marks_[relay] = {relay->client_->delivered(), relay->origin_->delivered()};
+  for (Wire* wire = blocks_.wires_; wire != nullptr; wire = wire->next_) {
+    wire->marked_ = wire->queued() > 0;
+    if (wire->marked_) marks_[wire] = {wire->queued(), wire->written()};
   }
 }
 
-/// Queued for who was given too little. A tunnel's queue is not one stream's.
-std::size_t Shortage::stuck_bytes(const Relay& relay) const {
-  if (!relay.marked_) return 0;  // also one that came since, and lies where a marked one was
-  const Delivered& then = marks_.at(&relay);
+/// Who took all that was there for him is not, however little it was.
+bool Shortage::stuck(const Wire& wire) const {
+  // A wire that came since may lie where a marked one was.
+  if (!wire.marked_ || wire.queued() == 0 || wire.observer_ == nullptr || !wire.observer_->expendable()) return false;
+  const Mark& then = marks_.at(&wire);
   const double wanted = static_cast<double>(limits_.min_drain) * std::chrono::duration<double>(limits_.stall).count();
-  const auto stuck = [&](const Side& side, std::uint64_t delivered_then) -> std::size_t {
-    if (!side.owns_queue() || static_cast<double>(side.delivered() - delivered_then) >= wanted) return 0;
-    return side.queued();
-  };
-  return stuck(*relay.client_, then.client) + stuck(*relay.origin_, then.origin);
+  return static_cast<double>(wire.written() - then.written) < std::min(wanted, static_cast<double>(then.queued));
 }
 
-void Shortage::reset_some() {
-  std::vector<std::pair<std::size_t, Relay*>> stuck;
-  for (Relay* relay = relays_.head_; relay != nullptr; relay = relay->next_) {
-    if (const std::size_t bytes = stuck_bytes(*relay); bytes > 0) stuck.emplace_back(bytes, relay);
+void Shortage::give_some_up() {
+  std::vector<std::pair<std::size_t, Wire*>> found;
+  for (Wire* wire = blocks_.wires_; wire != nullptr; wire = wire->next_) {
+    if (stuck(*wire)) found.emplace_back(wire->queued(), wire);
   }
-  std::ranges::sort(stuck, std::greater<>{}, &std::pair<std::size_t, Relay*>::first);
+  std::ranges::sort(found, std::greater<>{}, &std::pair<std::size_t, Wire*>::first);
   std::size_t freed = 0, count = 0;
-  for (const auto& [bytes, relay] : stuck) {
-    if (blocks_.bytes_in_use() <= blocks_.limit() - blocks_.limit() / 8) break;
-    if (relay->finished()) continue;  // another one's end was its own
+  for (const auto& [bytes, wire] : found) {
+    if (blocks_.bytes_in_use() <= enough()) break;
+    if (wire->failed_) continue;  // another one's end was its own
     freed += bytes;
     ++count;
-    relay->abort(Error{Errc::overload, "memory is short, and its consumer took too little for too long", {}});
+    // Not `overload`, which a portal takes for a fault of the bridge.
+    wire->give_up(Error{Errc::closed, "memory is short, and its peer took too little for too long", {}});
   }
   resets_ += count;
   if (count > 0) {
-    log_event(log::Level::warning, "relay", "memory is short: connections were reset whose consumers took too little",
+    log_event(log::Level::warning, "relay", "memory is short: connections were reset whose peers took too little",
               kv("connections", count), kv("queued_bytes", freed), kv("limit", blocks_.limit()));
   }
 }

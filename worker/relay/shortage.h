@@ -1,18 +1,16 @@
-// What becomes of connections while a loop holds more than it may (BlockPool::set_limit). Consumers of peers without
-// credit are looked after by their tunnel (tunnel/laggards.h); this is for all others: thousands who were each promised
-// little, and take nothing. No polling: begins when the limit is passed.
+// What becomes of connections while a loop holds more than it may (BlockPool::set_limit): thousands who take nothing,
+// each within his own bounds. No polling: it begins when the limit is passed, and ends an eighth below it.
 //
-//   * From there on everybody's progress is watched for a `stall` at a time, until the loop is below its limit again.
-//   * Of those who hold something and were given less than `min_drain` a second of it, the longest queues are reset, no
-//     more than it takes to be an eighth below the limit.
+//   * Meanwhile every wire's progress is watched for a `stall` at a time.
+//   * Wires that held something all that time, and whose peers took less than `min_drain` a second of it, are given up,
+//     the longest queues first, no more than it takes to be an eighth below the limit. Tunnels of many are spared.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <unordered_map>
 
-#include "worker/relay/out_queue.h"
-#include "worker/relay/relay.h"
+#include "worker/relay/wire.h"
 
 namespace ebb::relay {
 
@@ -23,34 +21,35 @@ class Shortage final : private BlockPool::Watcher {
     Duration stall = std::chrono::seconds(10);
   };
 
-  /// Of the relays of one loop and its pool; both have to outlive it.
-  Shortage(Relays& relays, BlockPool& blocks);
+  /// Of the wires of one loop that share `blocks`; both have to outlive it.
+  Shortage(net::Loop& loop, BlockPool& blocks);
   Shortage(const Shortage&) = delete;
   Shortage& operator=(const Shortage&) = delete;
   ~Shortage();
 
   /// From the next look on.
   void set_limits(Limits limits) { limits_ = limits; }
-  /// Connections reset so far.
+  /// Connections given up so far.
   std::uint64_t resets() const { return resets_; }
 
  private:
-  struct Delivered {
-    std::uint64_t client;
-    std::uint64_t origin;
+  struct Mark {
+    std::size_t queued;
+    std::uint64_t written;
   };
 
   void on_over_limit() override;
   void look();
   void mark_all();
-  void reset_some();
-  std::size_t stuck_bytes(const Relay& relay) const;
+  void give_some_up();
+  bool stuck(const Wire& wire) const;
+  std::size_t enough() const { return blocks_.limit() - blocks_.limit() / 8; }
 
-  Relays& relays_;
+  net::Loop& loop_;
   BlockPool& blocks_;
   Limits limits_;
   net::Timer timer_;
-  std::unordered_map<const Relay*, Delivered> marks_;  // of those that were there when the look began: Relay::marked_
+  std::unordered_map<const Wire*, Mark> marks_;  // of those that held something when the look began: Wire::marked_
   bool watching_ = false;
   std::uint64_t resets_ = 0;
 };

@@ -20,11 +20,20 @@ Error broken(const char* what, int error) {
 
 Wire::Wire(net::Loop& loop, BlockPool& blocks, layers::Stack stack)
     : loop_(loop),
+      blocks_(blocks),
+      next_(blocks.wires_),
       stack_(std::move(stack)),
       queue_(blocks),
-      flush_later_([](void* self) { static_cast<Wire*>(self)->later(); }, this) {}
+      flush_later_([](void* self) { static_cast<Wire*>(self)->later(); }, this) {
+  if (next_ != nullptr) next_->prev_ = this;
+  blocks_.wires_ = this;
+}
 
-Wire::~Wire() { close(); }
+Wire::~Wire() {
+  close();
+  (prev_ != nullptr ? prev_->next_ : blocks_.wires_) = next_;
+  if (next_ != nullptr) next_->prev_ = prev_;
+}
 
 void Wire::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
   stream_ = std::move(stream);
@@ -241,6 +250,12 @@ void Wire::reset() {
   failed_ = true;
   flush_later_.cancel();
   if (stream_) stream_->reset();
+}
+
+void Wire::give_up(Error why) {
+  if (failed_) return;
+  if (stream_) stream_->reset();
+  fail(std::move(why));
 }
 
 std::unique_ptr<net::Stream> Wire::detach() {

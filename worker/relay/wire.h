@@ -30,6 +30,8 @@ class WireObserver {
   virtual void on_wire_room() = 0;
   /// Bytes that were queued have gone out. Told inside send(), flush() and on turns of its own.
   virtual void on_wire_progress() {}
+  /// It may be given up when memory is short and its peer takes too little. No: others would suffer with it.
+  virtual bool expendable() const { return true; }
   /// Everything handed over, the end mark included, is in the kernel. Told once after send_end().
   virtual void on_wire_sent_all() {}
 
@@ -80,6 +82,8 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   void discard_input(std::size_t at_most = static_cast<std::size_t>(-1));
   /// Ends the connection with a reset. Nothing is told afterwards.
   void reset();
+  /// The same, and on_wire_failed() tells.
+  void give_up(Error why);
   /// Closes. Nothing is told afterwards.
   void close();
   /// The same, but the stream lives on elsewhere (net::linger_close).
@@ -87,6 +91,7 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   bool ended() const { return ended_; }
 
  private:
+  friend class Shortage;
   void on_readable() override;
   void on_writable() override;
   void later();
@@ -100,6 +105,9 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   void write_out();
 
   net::Loop& loop_;
+  BlockPool& blocks_;
+  Wire* prev_ = nullptr;  // of those that share the pool
+  Wire* next_ = nullptr;
   layers::Stack stack_;
   std::unique_ptr<net::Stream> stream_;
   WireObserver* observer_ = nullptr;
@@ -118,6 +126,7 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   bool told_no_room_ = false;
   bool discard_ = false;
   bool unread_ = false;  // something can be opened without a read
+  bool marked_ = false;  // by Shortage
 };
 
 }  // namespace ebb::relay

@@ -9,7 +9,8 @@ namespace {
 
 constexpr std::size_t kSpareUnsent = std::size_t{8} << 20;  // Opens and Ends beside what streams may queue
 constexpr std::size_t kChunkBytes = 16 * 1024;  // plaintext of one sealed chunk: frames are cut to fill it exactly
-constexpr std::size_t kMostUnsent = std::size_t{2} << 20;  // above, datagrams are dropped
+constexpr std::size_t kMostUnsent = std::size_t{2} << 20;  // above, datagrams are dropped; while memory is short above
+constexpr std::size_t kFewUnsent = std::size_t{64} << 10;
 
 }  // namespace
 
@@ -46,7 +47,7 @@ void Tunnel::send_data(StreamId stream, ConstSpan piece) {
 
 bool Tunnel::send_datagram(StreamId stream, ConstSpan datagram, const Target* address) {
   if (dead_ || datagram.empty() || datagram.size() > engine_->send_limits().max_datagram) return false;
-  if (wire_.queued() > kMostUnsent) return false;
+  if (wire_.queued() > (wire_.pressed() ? kFewUnsent : kMostUnsent)) return false;
   std::array<std::uint8_t, mux::kMaxHead> head;
   std::size_t head_bytes = mux::kKeepHead;
   if (address != nullptr) {

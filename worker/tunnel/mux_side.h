@@ -28,7 +28,6 @@ class MuxSide final : public relay::Side, public Source, private StreamUser {
   void wind_down() override;
   std::size_t room() override;
   std::size_t queued() const override;
-  bool owns_queue() const override { return false; }
   std::uint64_t delivered() const override;
   void resume() override { report_consumed(); }
   void close() override;

@@ -10,12 +10,13 @@ void Tunnel::consumer_holds(MuxSide::Lagging& consumer, std::size_t queued, std:
   follow_laggards();
 }
 
-/// To be asked whenever blocks were taken or given back: a tunnel that is not read for want of memory must notice that
-/// there is enough again.
+/// To be asked whenever this tunnel's consumers have taken or queued something. Memory that others give back is told: a
+/// tunnel that is not read for want of it has no events of its own.
 void Tunnel::look_at_memory() {
   const bool pressed = blocks_.over_limit();
-  if (pressed == pressed_) return;
+  if (dead_ || pressed == pressed_) return;
   pressed_ = pressed;
+  pressed ? blocks_.wait(*this) : blocks_.forget(*this);
   engine_->set_pressed(pressed);
   laggards_.set_pressed(pressed, loop_.now());
   follow_laggards();
@@ -25,6 +26,11 @@ void Tunnel::look_at_memory() {
 void Tunnel::consumer_leaves(std::unique_ptr<MuxSide::Lagging> consumer) {
   laggards_.leave(*consumer);
   follow_laggards();
+}
+
+void Tunnel::memory_came() {
+  if (pressed_ && !dead_ && blocks_.over_limit()) return blocks_.wait(*this);  // it is gone already
+  look_at_memory();
 }
 
 void Tunnel::follow_laggards() {
@@ -49,6 +55,7 @@ void Tunnel::follow_laggards() {
 }
 
 void Tunnel::laggards_due() {
+  look_at_memory();
   while (!dead_) {
     Consumer* const stalled = laggards_.overdue(loop_.now());
     if (stalled == nullptr) break;

@@ -33,6 +33,7 @@ Tunnel::Tunnel(net::Loop& loop, relay::BlockPool& blocks, layers::Stack stack, T
       room_timer_([](void* self) { static_cast<Tunnel*>(self)->serve(); }, this),
       pump_later_([](void* self) { static_cast<Tunnel*>(self)->pump(); }, this),
       serve_later_([](void* self) { static_cast<Tunnel*>(self)->serve(); }, this),
+      memory_later_([](void* self) { static_cast<Tunnel*>(self)->memory_came(); }, this),
       over_later_(
           [](void* self) {
             auto* tunnel = static_cast<Tunnel*>(self);
@@ -43,7 +44,10 @@ Tunnel::Tunnel(net::Loop& loop, relay::BlockPool& blocks, layers::Stack stack, T
   wire_.observe(this);
 }
 
-Tunnel::~Tunnel() { die(Error{Errc::closed, "the process ends", {}}); }
+Tunnel::~Tunnel() {
+  die(Error{Errc::closed, "the process ends", {}});
+  blocks_.forget(*this);
+}
 
 void Tunnel::attach(std::unique_ptr<net::Stream> stream, Bytes unread) {
   wire_.attach(std::move(stream), std::move(unread));
@@ -261,6 +265,8 @@ void Tunnel::gone() {
   laggards_timer_.disarm();
   ending_timer_.disarm();
   room_timer_.disarm();
+  if (std::exchange(pressed_, false)) blocks_.forget(*this);
+  memory_later_.cancel();
   wire_.close();
   loop_.defer(over_later_);
 }

@@ -42,6 +42,9 @@ class TunnelOwner {
   virtual void on_congestion_changed() {}
   /// HalfClose::quiet: how long an answer must have paused before End stops it; 0: End at once.
   virtual Duration quiet_before_end() const { return Duration(0); }
+  /// One client's own: it may be ended when memory is short and he takes too little. No: it carries many, and pings
+  /// tell whether it is alive.
+  virtual bool expendable() const { return false; }
   /// By deferred work, once: the owner may destroy the tunnel.
   virtual void on_tunnel_over(const Error& why) = 0;
 
@@ -49,7 +52,7 @@ class TunnelOwner {
   ~TunnelOwner() = default;
 };
 
-class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
+class Tunnel final : private relay::WireObserver, private relay::BlockPool::Waiter, private mux::SessionEvents {
  public:
   /// `stack` empty: frames without any protocol below. `peer`: its address, for people.
   Tunnel(net::Loop& loop, relay::BlockPool& blocks, layers::Stack stack, TunnelLimits limits, std::string peer,
@@ -118,7 +121,11 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void on_wire_failed(Error why) override;
   void on_wire_room() override {}  // on_wire_progress() says more
   void on_wire_progress() override;
+  bool expendable() const override { return owner_.expendable(); }
   void on_wire_sent_all() override;
+
+  // relay::BlockPool::Waiter
+  void on_memory() override { loop_.defer(memory_later_); }
 
   // mux::SessionEvents
   void on_open(StreamId stream, const Target& target, ConstSpan trailing) override;
@@ -148,6 +155,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   void unlist(MuxSide& side);
 
   void look_at_memory();
+  void memory_came();
   void follow_laggards();
   void laggards_due();
 
@@ -173,6 +181,7 @@ class Tunnel final : private relay::WireObserver, private mux::SessionEvents {
   net::Timer room_timer_;
   net::Deferred pump_later_;
   net::Deferred serve_later_;
+  net::Deferred memory_later_;
   net::Deferred over_later_;
   std::vector<MuxSide*> dirty_;
   struct Ending {

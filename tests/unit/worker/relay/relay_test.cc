@@ -106,7 +106,7 @@ TEST(Shortage, ResetsWhoTakesTooLittleAndNoMoreThanItTakes) {
   MemoryFaults standing;
   standing.capacity = 1000;
   Fixture f(standing);
-  Shortage shortage(f.relays, f.blocks);
+  Shortage shortage(f.loop, f.blocks);
   shortage.set_limits({64 << 10, 10s});
   auto [slow, slow_origin] = more(f, {});
   auto [second, second_origin] = more(f, standing);
@@ -125,6 +125,30 @@ TEST(Shortage, ResetsWhoTakesTooLittleAndNoMoreThanItTakes) {
   EXPECT_FALSE(slow->was_reset());
   EXPECT_FALSE(second->was_reset()) << "enough was free again";
   EXPECT_EQ(shortage.resets(), 1u);
+}
+
+/// He takes all that is there, which is little, and is sent more just before he is judged.
+TEST(Shortage, SparesWhoTookAllThereWas) {
+  MemoryFaults standing, small;
+  standing.capacity = 1000;
+  small.capacity = 1000;
+  Fixture f(standing);
+  Shortage shortage(f.loop, f.blocks);
+  auto [quick, quick_origin] = more(f, small);
+  quick_origin->put(Bytes(5000, 1));
+  f.origin->put(Bytes(8 << 20, 1));
+  f.loop.settle();
+  f.blocks.set_limit(BlockPool::kBlockBytes / 2);  // whoever holds anything is too much
+  auto [third, third_origin] = more(f, standing);
+  third_origin->put(Bytes(5000, 1));
+  f.loop.advance(1s);
+  while (!quick->take().empty()) f.loop.settle();
+  f.loop.advance(8s);
+  quick_origin->put(Bytes(5000, 1));
+  f.loop.advance(2s);
+  EXPECT_TRUE(f.visitor->was_reset());
+  EXPECT_TRUE(third->was_reset());
+  EXPECT_FALSE(quick->was_reset());
 }
 
 TEST(Relay, AnswersAfterTheClientHalfClosed) {

@@ -242,9 +242,55 @@ TEST(Tunnel, ReadsOnAsSoonAsTheProcessHasMemoryAgain) {
   f.loop.advance(100ms);
   EXPECT_EQ(has_come(), pressed_at);
   f.blocks.set_limit(64 << 20);  // others have given back what they held
-  visitor->take();
   f.loop.advance(100ms);
-  EXPECT_GT(has_come(), pressed_at) << "though nothing was read that could have made it look";
+  EXPECT_GT(has_come(), pressed_at) << "though nobody here has taken anything";
+}
+
+/// Others hold the memory, and give it back.
+TEST(Tunnel, IsToldWhenOthersGiveMemoryBack) {
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  Fixture f(stock({}));
+  auto [id, visitor] = f.visit(standing);
+  auto [other_id, other] = f.visit();
+  f.origins[id.value]->put(Bytes(100'000, 1));
+  f.loop.settle();
+  relay::OutQueue elsewhere(f.blocks);
+  f.blocks.set_limit(f.blocks.bytes_in_use() + BlockPool::kBlockBytes);
+  elsewhere.append(Bytes(4 << 20, 1));
+  f.origins[id.value]->put(Bytes(1000, 1));
+  f.loop.settle();
+  f.origins[other_id.value]->put(Bytes(1000, 1));
+  f.loop.settle();
+  EXPECT_EQ(other->take().size(), 0u) << "nothing is read for want of memory";
+  elsewhere.clear();
+  f.loop.settle();
+  EXPECT_EQ(other->take().size(), 1000u);
+  f.loop.advance(11s);
+  EXPECT_FALSE(visitor->was_reset()) << "he holds little, and nobody needs it";
+}
+
+/// Only one client's own tunnel is given up: here its owner says that it carries many.
+TEST(Tunnel, IsSparedWhenMemoryIsShort) {
+  MemoryFaults standing;
+  standing.capacity = 1000;
+  ManualLoop loop;
+  BlockPool blocks;
+  Relays relays(loop);
+  RawPortal portal(loop, blocks, standing);
+  relay::Shortage shortage(loop, blocks);
+  blocks.set_limit(100'000);
+  auto [visitor, end] = MemoryStream::pair(loop);
+  auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
+  SocketSide& socket = *side;
+  relays.start(std::move(side), portal.open().second, {});
+  socket.attach(std::move(end));
+  visitor->put(Bytes(1 << 20, 1));
+  loop.settle();
+  EXPECT_GT(blocks.bytes_in_use(), 100'000u);
+  loop.advance(10s);
+  loop.advance(4s);
+  EXPECT_EQ(shortage.resets(), 0u);
 }
 
 /// Ours at both ends: each was promised little, and together they hold too much.
@@ -252,7 +298,7 @@ TEST(Tunnel, ThousandsWhoTakeNothingStayWithinTheProcessLimit) {
   MemoryFaults standing;
   standing.capacity = 1000;
   Fixture f;
-  relay::Shortage shortage(f.relays, f.blocks);
+  relay::Shortage shortage(f.loop, f.blocks);
   f.blocks.set_limit(8 << 20);
   std::vector<std::unique_ptr<MemoryStream>> stuck;
   for (int i = 0; i < 200; ++i) {
