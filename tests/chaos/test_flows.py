@@ -33,7 +33,7 @@ class T32Reloads(scenario.Scenario):
             print(f"| {name}: sent {result['sent']}, lost {lost:.4%}, {count} reloads of each end", flush=True)
             self.assertEqual((result["foreign"], result["doubled"]), (0, 0), result)
             self.assertLessEqual(lost, 0.001, result)
-        self.assertGreaterEqual(count, 3)
+        self.assertGreaterEqual(count, 1 if scenario.ASAN else 3)  # each waits for four new workers, which are slow there
         self.finish(descriptors=False)  # the flows are idle, and stay for 120 s
 
     def open_udp(self, config: dict, direct: int) -> None:

@@ -138,7 +138,7 @@ class MuxClients(case.ProgramCase):
         down, up = ports.free_port(), ports.free_port()
         self.start(1, {down: self.web.port, up: deaf.port}, limits={"memory": limit})
         worker = self.server.role("worker")[0]
-        before = procfs.pss_bytes(worker)
+        before = procfs.peak_bytes(worker)
         readers = [self.connect(down) for _ in range(count)]
         for sock in readers:
             sock.sendall(b"FLOOD\n")

@@ -287,7 +287,7 @@ void Bridge::link_over(BridgeLink& link, const Error& why) {
   const auto lived = now - link.since();
   const bool expected = !dialling_allowed_ || link.kicked() || link.plan().leaving() ||
                         link.plan().state() == reverse::BridgeTunnel::State::draining;
-  if (const auto others = closed_.say(now, Sparingly::kEach)) {
+  if (const auto others = closed_[expected ? 1 : 0].say(now, Sparingly::kEach)) {
     log_event(expected ? log::Level::info : log::Level::warning, "bridge", "tunnel closed", kv("tag", settings_.tag),
               kv("peer", link.peer()), kv("reason", why),
               kv("lived_s", std::chrono::duration_cast<std::chrono::seconds>(lived).count()), kv("others", *others));

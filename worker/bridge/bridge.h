@@ -123,9 +123,9 @@ class Bridge {
   net::Deferred review_later_;
   std::string last_failure_;
   bool dialling_allowed_ = false;
-  Sparingly full_;     // of streams for which there was no room,
-  Sparingly nowhere_;  // of those that lead nowhere,
-  Sparingly closed_;   // and of tunnels
+  Sparingly full_;       // of streams for which there was no room,
+  Sparingly nowhere_;    // of those that lead nowhere,
+  Sparingly closed_[2];  // and of tunnels, unexpected and expected
 };
 
 }  // namespace ebb::bridge

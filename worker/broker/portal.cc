@@ -363,7 +363,8 @@ void Portal::link_over(PortalLink& link, const Error& why) {
   const auto lived = std::chrono::duration_cast<std::chrono::seconds>(now - link.since());
   const bool expected = link.kicked() || link.plan().state() == reverse::PortalTunnel::State::draining ||
                         link.plan().end() == reverse::TunnelEnd::drained;
-  if (const auto others = closed_lines_[static_cast<std::size_t>(why.code)].say(now, Sparingly::kEach)) {
+  auto& lines = (expected ? left_lines_ : lost_lines_)[static_cast<std::size_t>(why.code)];
+  if (const auto others = lines.say(now, Sparingly::kEach)) {
     log_event(expected ? log::Level::info : log::Level::warning, "portal", "tunnel closed", kv("tag", settings_.tag),
               kv("peer", link.peer()), kv("reason", why), kv("lived_s", lived.count()), kv("others", *others));
   }

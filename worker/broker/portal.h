@@ -173,8 +173,9 @@ class Portal {
 
   config::Portal settings_;
   PortalHome& home_;
-  StreamWatch::Lines lines_{};         // outlives links_, as pool_ does
-  StreamWatch::Lines closed_lines_{};  // by reason, for an authentic bridge may dial without end
+  StreamWatch::Lines lines_{};       // outlives links_, as pool_ does
+  StreamWatch::Lines left_lines_{};  // by reason, for an authentic bridge may dial without end
+  StreamWatch::Lines lost_lines_{};
   Sparingly opened_lines_;
   mutable reverse::Pool pool_;                            // outlives links_: their streams report to it
   std::vector<std::unique_ptr<PortalLink>> links_;        // in order of arrival

@@ -143,7 +143,7 @@ class Edge {
   void on_offer_ended(const ipc::OfferRecord& record, ipc::OfferOutcome outcome, Fd fd);
   void session_ended(Session& session);
   void mux_ended(MuxServer& server);
-  void mux_faulty(const Request& request, MuxFault fault, std::uint64_t times);
+  void mux_faulty(const Request& request, MuxFault fault);
   routing::Subject subject_of(const Request& request) const;
   void log_accepted(const Request& request, const Target& target, const routing::Decision& decision, bool mux) const;
   const std::string& tag_of(const routing::Decision& decision) const;

@@ -60,19 +60,19 @@ void MuxServer::refuse_for_want_of_room(StreamId stream) {
   tunnel_.abort_stream(stream, {reverse::AbortReason::overload});
 }
 
+/// Counted only: the tunnel says what breaks rules inside it.
 void MuxServer::on_tunnel_moved() {
   const auto& counted = plan_.session().counters();
-  if (const auto times = counted.reopened - std::exchange(reopened_, counted.reopened); times > 0) {
-    edge_.mux_faulty(request_, MuxFault::reopened, times);
-  }
-  if (const auto times = counted.surplus - std::exchange(surplus_, counted.surplus); times > 0) {
-    edge_.mux_faulty(request_, MuxFault::surplus, times);
-  }
+  const auto count = [this](MuxFault fault, std::uint64_t& known, std::uint64_t now) {
+    edge_.counts_.mux_faults[static_cast<std::size_t>(fault)] += now - std::exchange(known, now);
+  };
+  count(MuxFault::reopened, reopened_, counted.reopened);
+  count(MuxFault::surplus, surplus_, counted.surplus);
 }
 
 void MuxServer::on_tunnel_over(const Error& why) {
-  if (why.code == Errc::protocol) edge_.mux_faulty(request_, MuxFault::malformed, 1);
-  if (why.code == Errc::overload) edge_.mux_faulty(request_, MuxFault::deaf, 1);
+  if (why.code == Errc::protocol) edge_.mux_faulty(request_, MuxFault::malformed);
+  if (why.code == Errc::overload) edge_.mux_faulty(request_, MuxFault::deaf);
   log_event(log::Level::debug, "edge/mux", "connection ended", kv("conn", request_.conn), kv("reason", why));
   edge_.mux_ended(*this);
 }
@@ -87,9 +87,9 @@ std::string_view name_of(MuxFault fault) {
   return "malformed";
 }
 
-void Edge::mux_faulty(const Request& request, MuxFault fault, std::uint64_t times) {
+void Edge::mux_faulty(const Request& request, MuxFault fault) {
   const auto which = static_cast<std::size_t>(fault);
-  const std::uint64_t all = counts_.mux_faults[which] += times;
+  const std::uint64_t all = ++counts_.mux_faults[which];
   if (!mux_faults_[which].say(loop_.now())) return;
   log_event(log::Level::warning, "edge/mux", "client did what it may not", kv("conn", request.conn),
             kv("peer", request.source), kv("fault", name_of(fault)), kv("so_far", all));

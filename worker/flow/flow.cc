@@ -28,6 +28,7 @@ void Flow::added_socket() {
   if (finished_) return;
   home_.touch(*this);  // not the one that leaves
   home_.make_room(this);
+  if (finished_) return;  // the end of the one that left ended the tunnel of both
   ++further_;
   ++home_.further_;
 }

@@ -1,6 +1,7 @@
 #include "worker/tunnel/violations.h"
 
 #include <array>
+#include <utility>
 
 #include "common/base/log.h"
 #include "common/base/sparingly.h"
@@ -26,15 +27,14 @@ thread_local std::array<Sparingly, kKinds.size()> lines;
 
 }  // namespace
 
-/// What is kept quiet is not taken as told: it is said with what comes in a later second.
+/// What is kept quiet is in the others of the next line, whoever's that is.
 void ViolationLog::tell(const reverse::Violations& now_counted, TunnelId tunnel, const std::string& peer,
                         TimePoint now) {
   for (std::size_t i = 0; i < kKinds.size(); ++i) {
     const std::uint64_t times = now_counted.*kKinds[i].count;
-    if (times == told_.*kKinds[i].count) continue;
+    if (times == std::exchange(told_.*kKinds[i].count, times)) continue;
     const auto others = lines[i].say(now);
     if (!others) continue;
-    told_.*kKinds[i].count = times;
     log_event(log::Level::warning, "tunnel", "the other end broke a rule", kv("reason", kKinds[i].what),
               kv("tunnel", tunnel.value), kv("peer", peer), kv("times", times), kv("others", *others));
   }

@@ -360,8 +360,8 @@ struct FaultyMux : DrainedMux {
     }
     EXPECT_EQ(count(MuxFault::malformed), 0u);
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - begin).count();
-    EXPECT_GE(lines("fault=reopened"), 1);
-    EXPECT_LE(lines("fault=reopened"), 1 + seconds) << "one a second";
+    EXPECT_GE(lines("New on a live id"), 1);
+    EXPECT_LE(lines("New on a live id"), 1 + seconds) << "one a second";
     send_frame(Bytes{0, 1, 0xff});  // metadata of one byte
     EXPECT_TRUE(run_until(loop, [&] { return count(MuxFault::malformed) == 1; }));
     EXPECT_EQ(lines("fault=malformed"), 1) << "each reason for itself";
