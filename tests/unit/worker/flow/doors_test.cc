@@ -143,6 +143,11 @@ TEST_F(DoorsTest, CountsWhatItsSocketsCarriedAlsoThoseThatAreGone) {
 }
 
 TEST_F(DoorsTest, SaysOnceASecondThatDescriptorsAreShort) {
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)  // and with it UBSan
+  GTEST_SKIP() << "UBSan opens a pipe to look at an object's type, and takes it for a wrong one when it cannot";
+#endif
+#endif
   doors.serve();
   Peer a;
   test::LogLines log;

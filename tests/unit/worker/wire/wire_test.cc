@@ -93,7 +93,8 @@ TEST_F(WireTest, GrowsNoQueueWhileTheProcessHoldsItsLimit) {
   wire.observe(&watcher);
   wire.attach(std::move(ours));
   EXPECT_TRUE(wire.has_room()) << "it holds nothing";
-  wire.send(Bytes(1500, 1));
+  const Bytes piece(1500, 1);  // a plain wire takes it at flush()
+  wire.send(piece);
   wire.flush();
   EXPECT_FALSE(wire.has_room());
   loop.settle();
