@@ -23,7 +23,11 @@ constexpr std::array<Kind, 6> kKinds{{
 }};
 static_assert(sizeof(reverse::Violations) == kKinds.size() * sizeof(std::uint64_t), "one line for each");
 
-thread_local std::array<Sparingly, kKinds.size()> lines;
+struct Line {
+  Sparingly bound;
+  std::uint64_t untold = 0;  // events, of all tunnels: a chunk may hold many
+};
+thread_local std::array<Line, kKinds.size()> lines;
 
 }  // namespace
 
@@ -32,11 +36,15 @@ void ViolationLog::tell(const reverse::Violations& now_counted, TunnelId tunnel,
                         TimePoint now) {
   for (std::size_t i = 0; i < kKinds.size(); ++i) {
     const std::uint64_t times = now_counted.*kKinds[i].count;
-    if (times == std::exchange(told_.*kKinds[i].count, times)) continue;
-    const auto others = lines[i].say(now);
-    if (!others) continue;
+    const std::uint64_t fresh = times - std::exchange(told_.*kKinds[i].count, times);
+    if (fresh == 0) continue;
+    if (!lines[i].bound.say(now)) {
+      lines[i].untold += fresh;
+      continue;
+    }
+    const std::uint64_t others = std::exchange(lines[i].untold, 0);
     log_event(log::Level::warning, "tunnel", "the other end broke a rule", kv("reason", kKinds[i].what),
-              kv("tunnel", tunnel.value), kv("peer", peer), kv("times", times), kv("others", *others));
+              kv("tunnel", tunnel.value), kv("peer", peer), kv("times", times), kv("others", others));
   }
 }
 
