@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ struct Told {
   std::vector<std::string> addresses;
   int closed = 0;
   bool takes = true;
+  std::function<void()> on_close = nullptr;
 };
 
 class TestEnd final : public DatagramEnd {
@@ -31,7 +33,10 @@ class TestEnd final : public DatagramEnd {
     told_.addresses.push_back(address != nullptr ? address->text() : "");
     return true;
   }
-  void close() override { ++told_.closed; }
+  void close() override {
+    ++told_.closed;
+    if (told_.on_close) told_.on_close();
+  }
   void say(std::string_view text, const Target* address = nullptr) {
     flow_->on_datagram(*this, as_bytes(text), address);
   }
@@ -169,6 +174,18 @@ TEST(Flow, AFurtherSocketTakesTheRoomOfAFlow) {
   e.origin->open_further();
   EXPECT_EQ(d.origin_told.closed, 1);
   EXPECT_EQ(e.origin_told.closed, 0) << "nobody ends himself";
+}
+
+/// As its End kills the tunnel that both share.
+TEST(Flow, KeepsNoPlaceWhenTheOneThatMakesRoomEndsIt) {
+  ManualLoop loop;
+  Flows flows(loop, 2);
+  Pair leaves(flows), stays(flows);
+  leaves.client_told.on_close = [&] { stays.client->finish(); };
+  stays.origin->open_further();
+  EXPECT_EQ(leaves.client_told.closed, 1);
+  EXPECT_EQ(stays.client_told.closed, 1);
+  EXPECT_EQ(flows.descriptors(), 0u);
 }
 
 TEST(Flow, TheLastOfTheProcessAreClosed) {
