@@ -142,6 +142,17 @@ TEST_F(PortalTest, SaysEachTunnelThatClosesUntilItIsAFlood) {
   EXPECT_GE(log.count("tunnel closed"), Sparingly::kEach);
 }
 
+TEST_F(PortalTest, SaysALostTunnelThoughManyLeave) {
+  test::LogLines log;
+  std::vector<std::unique_ptr<MemoryStream>> bridges;
+  for (unsigned i = 0; i < Sparingly::kEach + 1; ++i) bridges.push_back(tunnel());
+  for (unsigned i = 0; i < Sparingly::kEach; ++i) portal->links()[i]->drain_in(0s);
+  for (auto& bridge : bridges) bridge->reset();
+  ASSERT_TRUE(test::run_until(loop, [&] { return portal->links().empty(); }));
+  EXPECT_EQ(log.count("[Info] portal: tunnel closed"), Sparingly::kEach);
+  EXPECT_EQ(log.count("[Warning] portal: tunnel closed"), 1u);
+}
+
 TEST_F(PortalTest, SaysOnceASecondWhatABridgeDoesThatItMayNot) {
   test::LogLines log;
   auto bridge = tunnel();
