@@ -361,6 +361,7 @@ struct FaultyMux : DrainedMux {
     EXPECT_EQ(count(MuxFault::malformed), 0u);
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - begin).count();
     EXPECT_GE(lines("New on a live id"), 1);
+    EXPECT_EQ(lines("fault=reopened"), 0) << "the tunnel says it, and nobody else";
     EXPECT_LE(lines("New on a live id"), 1 + seconds) << "one a second";
     send_frame(Bytes{0, 1, 0xff});  // metadata of one byte
     EXPECT_TRUE(run_until(loop, [&] { return count(MuxFault::malformed) == 1; }));
