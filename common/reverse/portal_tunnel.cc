@@ -200,6 +200,12 @@ void PortalTunnel::set_congested(bool congested, TimePoint now) {
   helpless_at_ = congested ? now + kHelpless : TimePoint::max();
 }
 
+void PortalTunnel::help_came(TimePoint now) {
+  if (!congested_) return;
+  helpless_ = false;
+  helpless_at_ = now + kHelpless;
+}
+
 bool PortalTunnel::pickable(TimePoint now) const {
   return (state_ == State::probing || state_ == State::active) && !congested_ && could_serve(now);
 }

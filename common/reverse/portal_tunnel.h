@@ -89,8 +89,8 @@ class PortalTunnel final : public Engine {
 
   /// May get new streams like any other.
   bool pickable(TimePoint now) const;
-  /// May get new streams while no other tunnel is there. A congested one only if it has been that for so long that none
-  /// will come to its help: slow is better than never.
+  /// May get new streams while no other tunnel is there. A congested one only if none has come to its help for so
+  /// long that none will: slow is better than never.
   bool pickable_as_last(TimePoint now) const;
   static constexpr Duration kHelpless = std::chrono::seconds(5);  // stock bridges look every 2 s whether to dial
   /// Takes none while congested, but for those who do not deserve better.
@@ -112,6 +112,8 @@ class PortalTunnel final : public Engine {
   void set_know_first(bool know_first) { settings_.know_first = know_first; }
   /// A consumer lags (common/protocol/mux/PROTOCOL.md, slow consumers): no new streams for now.
   void set_congested(bool congested, TimePoint now);
+  /// Another tunnel of its bridge came: while they come there is hope.
+  void help_came(TimePoint now);
   /// Planned replacement or `ctl drain`: DRAIN, with notice code 1 to our own bridge, and no new streams while another
   /// tunnel is there.
   void drain(TimePoint now);

@@ -74,6 +74,13 @@ void PortalLink::look_up_account() {
   if (person_ && portal_.home_.account) account_ = portal_.home_.account(*person_);
 }
 
+void PortalLink::help_came() {
+  if (dead()) return;
+  plan_.help_came(loop_.now());
+  on_tunnel_moved();
+  tunnel_.pump();  // its timer
+}
+
 void PortalLink::drain_in(Duration after) {
   if (dead()) return;
   if (after > Duration(0)) return loop_.arm(drain_, after);
@@ -190,6 +197,9 @@ void Portal::add_tunnel(TunnelOffer offer) {
   if (const auto others = opened_lines_.say(home_.around.loop.now(), Sparingly::kEach)) {
     log_event(log::Level::info, "portal", "tunnel opened", kv("tag", settings_.tag), kv("peer", link->peer()),
               kv("others", *others));
+  }
+  for (const auto& each : links_) {
+    if (each->bridge_key() == link->bridge_key()) each->help_came();
   }
   links_.push_back(std::move(link));
   PortalLink& added = *links_.back();

@@ -60,6 +60,7 @@ class PortalLink final : public tunnel::Link<reverse::PortalTunnel> {
   const PortalHome::Account& account() const { return account_; }
   void look_up_account();
   void drain_in(Duration after);
+  void help_came();
   void resume_service();
   const std::optional<Person>& person() const { return person_; }
   /// A stream to `target`: New goes out at once, and tells who the `visitor` is as this bridge can take it. Null when

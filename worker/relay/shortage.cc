@@ -37,7 +37,7 @@ void Shortage::mark_all() {
   marks_.clear();
   for (Wire* wire = blocks_.wires_; wire != nullptr; wire = wire->next_) {
     wire->marked_ = wire->queued() > 0;
-    if (wire->marked_) marks_[wire] = {wire->queued(), wire->written()};
+    if (wire->marked_) marks_[wire] = {wire->queued(), wire->taken()};
   }
 }
 
@@ -47,7 +47,7 @@ bool Shortage::stuck(const Wire& wire) const {
   if (!wire.marked_ || wire.queued() == 0 || wire.observer_ == nullptr || !wire.observer_->expendable()) return false;
   const Mark& then = marks_.at(&wire);
   const double wanted = static_cast<double>(limits_.min_drain) * std::chrono::duration<double>(limits_.stall).count();
-  return static_cast<double>(wire.written() - then.written) < std::min(wanted, static_cast<double>(then.queued));
+  return static_cast<double>(wire.taken() - then.taken) < std::min(wanted, static_cast<double>(then.queued));
 }
 
 void Shortage::give_some_up() {

@@ -35,7 +35,7 @@ class Shortage final : private BlockPool::Watcher {
  private:
   struct Mark {
     std::size_t queued;
-    std::uint64_t written;
+    std::uint64_t taken;
   };
 
   void on_over_limit() override;

@@ -29,7 +29,7 @@ class SocketSide : public Side, protected WireObserver {
   void wind_down() override;
   std::size_t room() override { return wire_.has_room() ? kEverything : 0; }
   std::size_t queued() const override { return wire_.queued(); }
-  std::uint64_t delivered() const override { return wire_.written(); }
+  std::uint64_t delivered() const override { return wire_.taken(); }
   void resume() override { wire_.read_now(); }
   void close() override { wire_.close(); }
 

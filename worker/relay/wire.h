@@ -71,6 +71,11 @@ class Wire final : private net::StreamObserver, private layers::Sink {
   bool pressed() const { return queue_.pressed(); }
   /// Bytes the kernel has taken, ever: a consumer that makes progress moves it.
   std::uint64_t written() const { return written_; }
+  /// Of these, what the peer has acknowledged: a send buffer of megabytes hides for long who takes what. A system call.
+  std::uint64_t taken() const {
+    const std::uint64_t waiting = stream_ ? stream_->undelivered() : 0;
+    return written_ - (waiting < written_ ? waiting : written_);
+  }
   /// What written() will be when all that is queued now has gone.
   std::uint64_t accepted() const { return written_ + queue_.bytes(); }
   std::uint64_t received() const { return received_; }

@@ -94,6 +94,11 @@ class Laggards {
   /// What is queued for `consumer` now and has been passed on to it for good, ever. To be told after every batch that
   /// left something queued, and whenever a queue became shorter.
   void update(Consumer& consumer, std::size_t queued, std::uint64_t delivered, TimePoint now);
+  /// To be told of all before overdue(): what lies in the kernel moves without an event.
+  template <class Delivered>
+  void look(const Delivered& delivered_by) {
+    for (Consumer* consumer : holding_) consumer->delivered_ = delivered_by(*consumer);
+  }
   /// It is gone, with what it held.
   void leave(Consumer& consumer);
   /// The process is short of memory: a tunnel whose consumers hold anything is not read.

@@ -56,6 +56,8 @@ void Tunnel::follow_laggards() {
 
 void Tunnel::laggards_due() {
   look_at_memory();
+  laggards_.look(
+      [](const Consumer& each) { return static_cast<const MuxSide::Lagging&>(each).side.consumer().delivered(); });
   while (!dead_) {
     Consumer* const stalled = laggards_.overdue(loop_.now());
     if (stalled == nullptr) break;

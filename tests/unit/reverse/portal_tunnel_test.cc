@@ -347,7 +347,14 @@ TEST(PortalTunnel, CongestedAndWithoutHelpItIsALastResort) {
   EXPECT_TRUE(portal.tunnel.pickable_as_last(give_up));
   EXPECT_FALSE(portal.tunnel.pickable(give_up));
   EXPECT_GT(portal.tunnel.next_deadline(), give_up);
+  portal.tunnel.help_came(give_up);
+  EXPECT_FALSE(portal.tunnel.pickable_as_last(give_up));
+  EXPECT_LE(portal.tunnel.next_deadline(), give_up + PortalTunnel::kHelpless);
+  portal.tunnel.tick(give_up + PortalTunnel::kHelpless);
+  EXPECT_TRUE(portal.tunnel.pickable_as_last(give_up));
   portal.tunnel.set_congested(false, give_up);
+  EXPECT_TRUE(portal.tunnel.pickable(give_up));
+  portal.tunnel.help_came(give_up);
   EXPECT_TRUE(portal.tunnel.pickable(give_up));
   portal.tunnel.set_congested(true, give_up);
   EXPECT_FALSE(portal.tunnel.pickable_as_last(give_up));
