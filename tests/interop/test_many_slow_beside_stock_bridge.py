@@ -13,13 +13,6 @@ class V2rayBridge(carriage.Story):
     bridge_kind = "v2ray"
     limit_s = 180
 
-    def flood(self):
-        known = len(self.web.visits)
-        sock = self.connect(self.public)
-        sock.sendall(b"FLOOD\n")
-        wait.until("the origin serves him", lambda: any(v.command == b"FLOOD" for v in self.web.visits[known:]), 15)
-        return sock
-
     def held_up(self) -> int:
         return self.portal.log().count("holds up its tunnel")
 
@@ -28,7 +21,7 @@ class V2rayBridge(carriage.Story):
         self.start_pair()
         with contextlib.ExitStack() as readers:
             for n in range(12):
-                readers.enter_context(carriage.Readers([self.flood()], rate=0.5e6))
+                readers.enter_context(carriage.Readers([self.flooded()], rate=0.5e6))
                 begin = time.monotonic()  # he may be put on one that is held up already
                 wait.until("he holds up a tunnel", lambda n=n, begin=begin: self.held_up() > n or time.monotonic() > begin + 4,
                            5, step=0.02)

@@ -20,16 +20,9 @@ class V2rayBridge(carriage.Story):
         with carriage.Readers([sock]) as reader:
             return reader.rate_over(seconds)
 
-    def flood(self):
-        known = len(self.web.visits)
-        sock = self.connect(self.public)
-        sock.sendall(b"FLOOD\n")
-        wait.until("the origin serves him", lambda: any(v.command == b"FLOOD" for v in self.web.visits[known:]), 15)
-        return sock
-
     def alone(self) -> float:
         """What a visitor gets when he is the only one."""
-        sock = self.flood()
+        sock = self.flooded()
         rate = statistics.median(self.rate(sock, 1) for _ in range(3))
         sock.close()
         return rate
@@ -50,7 +43,7 @@ class V2rayBridge(carriage.Story):
         threads = [threading.Timer(0.1 * n, come) for n in range(40)]
         for thread in threads:
             thread.start()
-        downloads = self.flood()
+        downloads = self.flooded()
         wait.until("3 s have passed", lambda: time.monotonic() > begin + self.within_s, 10, step=0.01)
         # The first second counts; every day the better one of two, as something else may run on the machine in one.
         newcomer = max(self.rate(downloads, 1) for _ in range(case.promised(1, 2)))
@@ -70,14 +63,14 @@ class V2rayBridge(carriage.Story):
     def test_one_that_never_reads(self):
         self.start_pair()
         self.before = self.alone()
-        self.flood()
+        self.flooded()
         self.held_up()
         self.those_who_come_afterwards()
 
     def test_one_that_reads_a_megabyte_a_second(self):
         self.start_pair()
         self.before = self.alone()
-        with carriage.Readers([self.flood()], rate=1e6):
+        with carriage.Readers([self.flooded()], rate=1e6):
             self.held_up()
             self.those_who_come_afterwards()
 
@@ -85,10 +78,10 @@ class V2rayBridge(carriage.Story):
         """One stalls as soon as the tunnel is there, before it is known what bridge it is; the next one sits on another
         tunnel, and that one stands still comes to its end without him."""
         self.start_pair()
-        first = self.flood()
+        first = self.flooded()
         self.held_up()
         begin = time.monotonic()
-        with carriage.Readers([self.flood()]) as elsewhere:
+        with carriage.Readers([self.flooded()]) as elsewhere:
             self.say(f"the next one was served after {time.monotonic() - begin:.1f} s")
             self.assertLess(time.monotonic() - begin, self.within_s + case.promised(0, case.SLACK_S))
             elsewhere.rate_over(1)

@@ -39,6 +39,14 @@ class Story(case.PairCase):
         reached = percentile(seconds, case.promised(0.9, 0.5))
         self.assertLessEqual(reached, TIMES * case.promised(most_s, everyday_s or most_s), name)
 
+    def flooded(self) -> socket.socket:
+        """A visitor to whom the origin sends without end, once it does; he may have to wait for a tunnel."""
+        known = len(self.web.visits)
+        sock = self.connect(self.public)
+        sock.sendall(b"FLOOD\n")
+        wait.until("the origin serves him", lambda: any(v.command == b"FLOOD" for v in self.web.visits[known:]), 15)
+        return sock
+
     def asked(self, command: bytes) -> tuple[socket.socket, origin.Visit]:
         """A visitor who has said `command`, and his connection as the origin sees it."""
         known = len(self.web.visits)

@@ -156,6 +156,16 @@ struct RawPortal {
     link->tunnel().send_frames(ConstSpan(head).first(opened->head_bytes));
     return {opened->stream, link->tunnel().make_side(opened->stream)};
   }
+  /// A visitor's end, on a stream of his own.
+  std::pair<StreamId, std::unique_ptr<MemoryStream>> visit(net::Loop& loop, BlockPool& blocks, Relays& relays) {
+    auto [id, origin] = open();
+    auto [visitor, end] = MemoryStream::pair(loop);
+    auto side = std::make_unique<SocketSide>(loop, blocks, layers::Stack());
+    SocketSide& socket = *side;
+    relays.start(std::move(side), std::move(origin), {});
+    socket.attach(std::move(end));
+    return {id, std::move(visitor)};
+  }
   std::unique_ptr<TestPortal> link;
   std::unique_ptr<MemoryStream> far;
 };
